@@ -1,0 +1,70 @@
+"""The errors of the server's domain. They know nothing of gRPC; `rpc/status.py` maps them to status codes.
+
+A message says what was wrong and what would be right. It reaches the caller, except that of an InternalError.
+"""
+
+from __future__ import annotations
+
+
+class OfframpError(Exception):
+    """Root of the tree."""
+
+
+class InvalidRequest(OfframpError):
+    """The request can never succeed as it is."""
+
+
+class NotFound(OfframpError):
+    """No such model, version, route or region."""
+
+
+class AlreadyExists(OfframpError):
+    """A name is taken."""
+
+
+class FailedPrecondition(OfframpError):
+    """Not in the present state, or not on this server as it is configured."""
+
+
+class NotSupported(OfframpError):
+    """The server does not do this."""
+
+
+class PermissionDenied(OfframpError):
+    """The caller is known and may not."""
+
+
+class Unauthenticated(OfframpError):
+    """The caller did not show a valid token."""
+
+
+class Overloaded(OfframpError):
+    """Refused at once because a bound is reached. `retry_after` is a hint in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(OfframpError):
+    """Not now: starting, draining, or the model has no live worker. Worth a retry."""
+
+
+class DeadlineExceeded(OfframpError):
+    """The request's time ran out before its answer was ready."""
+
+
+class ModelFailed(OfframpError):
+    """The model raised, answered in another shape than it declares, or killed its worker on every attempt."""
+
+
+class InternalError(OfframpError):
+    """A defect of ours. The caller sees an id, the log has the rest."""
+
+
+class ConfigurationError(OfframpError):
+    """A file or an option cannot be used as written. Names the file, the key, and what would be right."""
+
+
+class LoadError(OfframpError):
+    """A model cannot be loaded: the file, its engine, or its configuration."""

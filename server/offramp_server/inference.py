@@ -1,0 +1,40 @@
+"""Requests and answers between the wire, the routes and the scheduler: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from open_inference.tensor import Tensor
+
+ParameterValue: TypeAlias = bool | int | float | str
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """One call of a model or a route."""
+
+    model: str
+    inputs: Sequence[Tensor]
+    # Empty: the version that the server would choose.
+    version: str = ""
+    id: str = ""
+    # Names of the wanted outputs in the wanted order; empty: all.
+    outputs: Sequence[str] = ()
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    # Lower is sooner; 0 is the default level, as in Triton.
+    priority: int = 0
+    # On the event loop's clock (seconds); None: no limit.
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class InferResponse:
+    """One answer; `parameters` says how it was made."""
+
+    model: str
+    version: str
+    id: str
+    outputs: Sequence[Tensor]
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)

@@ -1,0 +1,95 @@
+"""What a model is: plain data that the repository writes and every other layer reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+VARIABLE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output. `dims` leave out the batch dimension if the model batches; -1 is a variable dimension.
+
+    `symbols` names variable dimensions that must agree between inputs (None: free); `ranges` bounds them, both
+    parallel to `dims`. `source` is the name inside the model file where it differs from the public `name`.
+    """
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    symbols: tuple[str | None, ...] = ()
+    ranges: tuple[tuple[int, int] | None, ...] = ()
+    labels: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """`[engine]`. What may execute the model, and on what."""
+
+    # auto | torch-eager | torch-compile | onnxruntime
+    backend: str = "auto"
+    # cpu | cuda | cuda:N | auto
+    device: str = "auto"
+    # fp32 | fp16 | bf16: what the engine computes in; the model's tensors keep their datatypes.
+    precision: str = "fp32"
+    # Worker processes that hold the model.
+    instances: int = 1
+    # Intra-op threads for each instance; 0 divides the machine's cores by the number of workers.
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchingSettings:
+    """`[batching]`."""
+
+    # Items that may wait for this model before more are refused.
+    max_queue_items: int = 512
+    # Applies to a request that brings no deadline of its own; 0: none. Seconds.
+    default_timeout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupSettings:
+    """`[warmup]`."""
+
+    # Batch sizes that are run before the model counts as ready; empty: 1 and max_batch_size.
+    batch_sizes: tuple[int, ...] = ()
+    # What a variable dimension is while warming up.
+    variable_dim: int = 8
+    iterations: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One version of one model, as validated from its folder."""
+
+    name: str
+    version: int
+    path: Path
+    # pt2 | onnx
+    format: str
+    # Items in one batch; 0: the model has no batch dimension and runs one request at a time.
+    max_batch_size: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    batching: BatchingSettings = field(default_factory=BatchingSettings)
+    warmup: WarmupSettings = field(default_factory=WarmupSettings)
+    # sha256 of the model file and its external data, for logs, metadata and caches.
+    digest: str = ""
+    size_bytes: int = 0
+    # Free key-value pairs of model.toml's [metadata], shown in ModelConfig.
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> bool:
+        return self.max_batch_size > 0
+
+    def fingerprint(self) -> str:
+        """Changes with anything that changes what the model answers or how it is run."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
