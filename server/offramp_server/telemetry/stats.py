@@ -1,0 +1,117 @@
+"""Plain counters that the path of a request writes; exporters read them when they are asked.
+
+Everything here runs on the event loop's thread, so nothing locks.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# Seconds. From a tenth of a millisecond, since a student on a fast engine needs less than one.
+DURATION_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+SIZE_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+
+class Histogram:
+    """Counts by upper bound, as Prometheus understands them, before they are added up."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+@dataclass(slots=True)
+class BatchTotals:
+    """Executions of one batch size: how many, and nanoseconds in all."""
+
+    count: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+
+
+@dataclass(slots=True)
+class ModelStats:
+    """What happened to one version of one model since the server started, reloads included."""
+
+    # Requests and items that were answered.
+    success_count: int = 0
+    success_ns: int = 0
+    item_count: int = 0
+    queue_ns: int = 0
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+    # Requests that were not, by reason: a gRPC status name in lower case.
+    failures: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    failure_ns: int = 0
+    batches: defaultdict[int, BatchTotals] = field(default_factory=lambda: defaultdict(BatchTotals))
+    # Milliseconds since the epoch; 0: never.
+    last_inference_ms: int = 0
+    request_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    compute_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    batch_items: Histogram = field(default_factory=lambda: Histogram(SIZE_BUCKETS))
+
+    def answered(self, items: int, queue_ns: int, input_ns: int, infer_ns: int, output_ns: int, total_ns: int) -> None:
+        """One request was answered; the compute parts are those of its whole batch, as Triton counts them."""
+        self.success_count += 1
+        self.success_ns += total_ns
+        self.item_count += items
+        self.queue_ns += queue_ns
+        self.input_ns += input_ns
+        self.infer_ns += infer_ns
+        self.output_ns += output_ns
+        self.request_seconds.observe(total_ns / 1e9)
+        self.queue_seconds.observe(queue_ns / 1e9)
+
+    def failed(self, reason: str, total_ns: int) -> None:
+        """One request was refused, cancelled, expired or could not be computed."""
+        self.failures[reason] += 1
+        self.failure_ns += total_ns
+
+    def executed(self, items: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """One batch came back from a worker."""
+        totals = self.batches[items]
+        totals.count += 1
+        totals.input_ns += input_ns
+        totals.infer_ns += infer_ns
+        totals.output_ns += output_ns
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.compute_seconds.observe(infer_ns / 1e9)
+        self.batch_items.observe(items)
+
+    @property
+    def execution_count(self) -> int:
+        return sum(totals.count for totals in self.batches.values())
+
+
+@dataclass(slots=True)
+class Stats:
+    """The counters of one server."""
+
+    models: dict[tuple[str, str], ModelStats] = field(default_factory=dict)
+    # By (route, gRPC status name in lower case).
+    route_requests: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    # By (device, reason).
+    worker_restarts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    # Requests that were sent to another worker after theirs died, by model.
+    resends: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    # By (model, outcome: ok | error).
+    loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+    def model(self, name: str, version: str) -> ModelStats:
+        return self.models.setdefault((name, version), ModelStats())

@@ -1,0 +1,43 @@
+"""What executes a model: the interface behind which every engine looks alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from open_inference.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What was really chosen. It is shown in ModelConfig, in the log and in a metric."""
+
+    backend: str
+    device: str
+    precision: str
+    threads: int
+    # Why this one: "asked for by model.toml", or what was measured.
+    reason: str
+    # Seconds for one batch of each candidate that `auto` timed.
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One loaded model on one device. Not thread-safe: one caller at a time."""
+
+    @property
+    def report(self) -> EngineReport: ...
+
+    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Run one batch.
+
+        `inputs` come in the order of the model's spec, batch dimension included, and their `data` must not be kept
+        or written to: it may be memory shared with another process that is reused after this call. The outputs come
+        in the order of the spec and own their memory. Raises whatever the library raises for these inputs.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the model's memory."""
+        ...
