@@ -1,0 +1,226 @@
+"""Fashion-MNIST: find it or fetch it, check it, read it.
+
+The data come from Debian's package `dataset-fashion-mnist` (MIT licence), which `apt-get download` and `dpkg-deb`
+unpack without installing anything and without root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+PACKAGE = "dataset-fashion-mnist"
+PACKAGE_SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
+FOLDER_IN_PACKAGE = Path("usr/share/datasets/fashion-mnist")
+INSTALLED = Path("/") / FOLDER_IN_PACKAGE
+FILES_SHA256 = {
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+}
+SAMPLE = Path(__file__).with_name("test_sample.npz")
+
+Bytes = NDArray[np.uint8]
+
+
+class DataError(Exception):
+    """The data set is not there, is not whole, or is not what it should be; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images as uint8 [N, 28, 28] (0 is background, 255 is full ink) and labels as uint8 [N], 0 to 9."""
+
+    images: Bytes
+    labels: Bytes
+
+    def pixels(self) -> NDArray[np.float32]:
+        """The images as the models take them: float32 [N, 1, 28, 28] in [0, 1]."""
+        return self.images[:, None].astype(np.float32) / np.float32(255)
+
+
+def test_sample() -> Split:
+    """The committed 500 test images, 50 of each class, so that the demo needs no download."""
+    with np.load(SAMPLE, allow_pickle=False) as arrays:
+        return Split(arrays["images"], arrays["labels"])
+
+
+test_sample.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it by its name
+
+
+def draw_sample(split: Split, per_class: int = 50, seed: int = 0) -> Split:
+    """``per_class`` images of every class of ``split``, drawn without replacement and then shuffled."""
+    random = np.random.default_rng(seed)
+    classes = range(len(CLASS_NAMES))
+    drawn = [random.choice(np.flatnonzero(split.labels == c), per_class, replace=False) for c in classes]
+    chosen = random.permutation(np.concatenate(drawn))
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def load(folder: Path, part: str) -> Split:
+    """Read the ``train`` (60,000) or ``t10k`` (10,000) part from the IDX files in ``folder``.
+
+    Raises DataError if a file is missing, damaged or of another length than its partner.
+    """
+    images = read_idx(folder / f"{part}-images-idx3-ubyte.gz")
+    labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz")
+    if images.shape != (len(labels), 28, 28):
+        raise DataError(
+            f"{folder} holds {part} images of shape {images.shape} and {len(labels)} labels; "
+            f"Fashion-MNIST has one 28x28 image for every label."
+        )
+    return Split(images, labels)
+
+
+def read_idx(path: Path) -> Bytes:
+    """Read a gzipped IDX file of unsigned bytes (LeCun's MNIST format: two zero bytes, the type 0x08, the number
+    of dimensions, each dimension as a big-endian 32-bit integer, then the values).
+
+    Raises DataError if the file is missing, is not gzip, is not IDX, or is shorter or longer than its header says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; the folder needs {', '.join(FILES_SHA256)}.") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be unpacked ({error}); it should be a gzipped IDX file.") from error
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise DataError(f"{path} is not an IDX file of unsigned bytes: it does not begin with 00 00 08.")
+    start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise DataError(f"{path} is damaged: its header ends early.")
+    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
+    if len(content) - start != np.prod(shape, dtype=np.int64):
+        raise DataError(f"{path} says it holds {shape} bytes but holds {len(content) - start}.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def locate(given: Path | None = None) -> Path:
+    """The folder with the four IDX files: the ``given`` one, Debian's, the cache, or a fresh download to the cache.
+
+    Raises DataError if ``given`` does not hold them, or if they are nowhere and cannot be fetched.
+    """
+    if given is not None:
+        _require_files(given)
+        return given
+    for folder in (INSTALLED, cache_folder() / FOLDER_IN_PACKAGE):
+        if _holds_files(folder):
+            verify(folder)
+            return folder
+    return fetch(cache_folder())
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `offramp/fashion-mnist` in the XDG cache folder, outside the repository."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "offramp" / "fashion-mnist"
+
+
+def fetch(cache: Path) -> Path:
+    """Download Debian's package, check its digest and unpack it under ``cache``; returns the data folder.
+
+    Raises DataError with the ways out if the tools or the package are not there.
+    """
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise DataError(f"Fashion-MNIST is not on this machine and there is no {tool} to fetch it. {_WAYS_OUT}")
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache.parent, prefix=".fetch-") as scratch:
+        package = _download(Path(scratch))
+        unpacked = Path(scratch) / "unpacked"
+        _run("dpkg-deb", "-x", str(package), str(unpacked), cwd=Path(scratch))
+        verify(unpacked / FOLDER_IN_PACKAGE)
+        # A rename cannot replace a folder that holds files, and what is there is not whole (see locate).
+        shutil.rmtree(cache, ignore_errors=True)
+        unpacked.rename(cache)
+    return cache / FOLDER_IN_PACKAGE
+
+
+def verify(folder: Path) -> None:
+    """Raise DataError unless the four files have the digests of the published data set."""
+    _require_files(folder)
+    for name, expected in FILES_SHA256.items():
+        _require_digest(folder / name, expected)
+
+
+def _download(folder: Path) -> Path:
+    _run("apt-get", "download", PACKAGE, cwd=folder)
+    found = list(folder.glob("*.deb"))
+    if len(found) != 1:
+        raise DataError(f"`apt-get download {PACKAGE}` left {len(found)} packages instead of one. {_WAYS_OUT}")
+    _require_digest(found[0], PACKAGE_SHA256)
+    return found[0]
+
+
+def _run(*command: str, cwd: Path) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise DataError(f"`{' '.join(command)}` failed and said: {said[0]} {_WAYS_OUT}")
+
+
+def _holds_files(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in FILES_SHA256)
+
+
+def _require_files(folder: Path) -> None:
+    missing = [name for name in FILES_SHA256 if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{folder} does not hold Fashion-MNIST: {', '.join(missing)} missing.")
+
+
+def _require_digest(path: Path, expected: str) -> None:
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != expected:
+        raise DataError(f"{path} has sha256 {actual} instead of {expected}; delete it and fetch it again.")
+
+
+_WAYS_OUT = (
+    f"Either install Debian's package ('apt-get install {PACKAGE}'), run 'apt-get update' and try again, "
+    f"or put {', '.join(FILES_SHA256)} into a folder and pass it with --data."
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Find or fetch Fashion-MNIST and say where it is.")
+    parser.add_argument("--data", type=Path, help="a folder with the four IDX .gz files; found or fetched otherwise")
+    parser.add_argument("--write-sample", action="store_true", help=f"draw {SAMPLE.name} again, as it was drawn")
+    options = parser.parse_args()
+    try:
+        folder = locate(options.data)
+        if options.write_sample:
+            sample = draw_sample(load(folder, "t10k"))
+            np.savez_compressed(SAMPLE, images=sample.images, labels=sample.labels)
+    except DataError as error:
+        print(f"data.py: {error}", file=sys.stderr)
+        return 2
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
