@@ -17,6 +17,9 @@ DURATION_BUCKETS = (
 )  # fmt: skip
 SIZE_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
+# More than anyone serves at one time.
+MAX_VERSIONS_PER_MODEL = 64
+
 
 class Histogram:
     """Counts by upper bound, as Prometheus understands them, before they are added up."""
@@ -114,4 +117,18 @@ class Stats:
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def model(self, name: str, version: str) -> ModelStats:
-        return self.models.setdefault((name, version), ModelStats())
+        """The counters of one version that was loaded at some time; never ask with a name that a client made up.
+
+        A model keeps the counters of the versions that were asked for last, so that a repository which gets a new
+        version every hour does not grow the output for ever.
+        """
+        counters = self.models.get((name, version))
+        if counters is None:
+            counters = self.models[name, version] = ModelStats()
+            self._forget_old_versions(name)
+        return counters
+
+    def _forget_old_versions(self, name: str) -> None:
+        versions = [key for key in self.models if key[0] == name]
+        for key in versions[:-MAX_VERSIONS_PER_MODEL]:
+            del self.models[key]
