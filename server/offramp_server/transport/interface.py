@@ -1,0 +1,191 @@
+"""Calls as servicers see them, whatever carries them: protobuf messages, a context, an error with a status code.
+
+A servicer is an object with one snake_case coroutine method for each rpc of a protobuf service. `Service.of` binds it
+to the service's descriptor; a transport (`transport/grpcio.py`) puts a sequence of such services on a port.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+
+class Code(enum.IntEnum):
+    """The status codes of gRPC, by their numbers on the wire."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class CallFailed(Exception):
+    """How a handler ends a call with a status other than OK. `trailing` is sent as trailing metadata."""
+
+    def __init__(self, code: Code, message: str, trailing: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.trailing = trailing or {}
+
+
+class CallContext(Protocol):
+    """What a handler may know about its call, and say besides its answer."""
+
+    @property
+    def deadline(self) -> float | None:
+        """The caller's deadline on the event loop's clock (seconds); None: no limit."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        """The caller's metadata by lower-case key; of a key that was sent several times, the last value."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The caller's address, for logs."""
+        ...
+
+    @property
+    def identity(self) -> str | None:
+        """The common name in the certificate that the caller proved to own; None without mutual TLS."""
+        ...
+
+    def set_trailing(self, key: str, value: str) -> None:
+        """Send a pair of trailing metadata with the answer. `key` is lower-case."""
+        ...
+
+
+# Unary answers are awaited, streamed ones iterated; a request is one message or an asynchronous iterator of them.
+Handler: TypeAlias = Callable[[Any, CallContext], Awaitable[Message] | AsyncIterator[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One rpc and what answers it."""
+
+    name: str
+    # /package.Service/Method
+    path: str
+    request_class: type[Message]
+    response_class: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+    handler: Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The rpcs of one protobuf service."""
+
+    # package.Service
+    name: str
+    file: FileDescriptor
+    methods: tuple[Method, ...]
+
+    @classmethod
+    def of(cls, descriptor: ServiceDescriptor, *servicers: object) -> Service:
+        """Bind every rpc of `descriptor` to the method of that name, in snake_case, of the one servicer that has it.
+
+        An rpc that none of them has answers UNIMPLEMENTED. Raises TypeError if two have it, or if a method is not of
+        the kind that the rpc needs: a coroutine function, or an asynchronous generator for streamed answers.
+        """
+        methods = tuple(_bind(method, servicers) for method in descriptor.methods)
+        return cls(descriptor.full_name, descriptor.file, methods)
+
+
+def _bind(descriptor: MethodDescriptor, servicers: tuple[object, ...]) -> Method:
+    path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    return Method(
+        name=descriptor.name,
+        path=path,
+        request_class=GetMessageClass(descriptor.input_type),
+        response_class=GetMessageClass(descriptor.output_type),
+        client_streaming=descriptor.client_streaming,
+        server_streaming=descriptor.server_streaming,
+        handler=_handler(descriptor, path, servicers),
+    )
+
+
+def _handler(descriptor: MethodDescriptor, path: str, servicers: tuple[object, ...]) -> Handler:
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", descriptor.name).lower()
+    found = [getattr(servicer, name) for servicer in servicers if hasattr(servicer, name)]
+    if not found:
+        return _unimplemented(path, descriptor.server_streaming)
+    if len(found) > 1:
+        raise TypeError(f"{path}: {len(found)} servicers have a method {name}")
+    handler: Handler = found[0]
+    fits = inspect.isasyncgenfunction if descriptor.server_streaming else inspect.iscoroutinefunction
+    if not fits(handler):
+        kind = "an asynchronous generator" if descriptor.server_streaming else "a coroutine function"
+        raise TypeError(f"{path}: {name} has to be {kind}")
+    return handler
+
+
+def _unimplemented(path: str, server_streaming: bool) -> Handler:
+    error = CallFailed(Code.UNIMPLEMENTED, f"{path} is not implemented by this server")
+
+    async def refuse(request: Any, context: CallContext) -> Message:
+        raise error
+
+    async def refuse_stream(request: Any, context: CallContext) -> AsyncIterator[Message]:
+        yield await refuse(request, context)
+
+    return refuse_stream if server_streaming else refuse
+
+
+@dataclass(frozen=True, slots=True)
+class TlsMaterial:
+    """PEM bytes. With `client_ca` a client has to prove a certificate that it signed (mutual TLS)."""
+
+    certificate_chain: bytes
+    private_key: bytes = field(repr=False)
+    client_ca: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOptions:
+    """Where to listen, and the bounds of what is accepted there."""
+
+    host: str
+    # 0 takes a free one.
+    port: int
+    max_message_bytes: int = 64 * 1024 * 1024
+    max_metadata_bytes: int = 16 * 1024
+    # A client that pings more often than this is disconnected. Seconds.
+    min_ping_interval: float = 10.0
+    tls: TlsMaterial | None = None
+
+
+class Transport(Protocol):
+    """A running server."""
+
+    async def start(self) -> int:
+        """Listen and serve. Returns the bound port. Raises ConfigurationError if the address cannot be had."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new calls, wait `grace` seconds for those in flight, then cancel what is left."""
+        ...
