@@ -5,41 +5,61 @@ A message says what was wrong and what would be right. It reaches the caller, ex
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class OfframpError(Exception):
-    """Root of the tree."""
+    """Root of the tree. `reason` is its name in metrics and logs."""
+
+    reason: ClassVar[str] = "internal"
 
 
 class InvalidRequest(OfframpError):
     """The request can never succeed as it is."""
 
+    reason = "invalid_argument"
+
 
 class NotFound(OfframpError):
     """No such model, version, route or region."""
+
+    reason = "not_found"
 
 
 class AlreadyExists(OfframpError):
     """A name is taken."""
 
+    reason = "already_exists"
+
 
 class FailedPrecondition(OfframpError):
     """Not in the present state, or not on this server as it is configured."""
+
+    reason = "failed_precondition"
 
 
 class NotSupported(OfframpError):
     """The server does not do this."""
 
+    reason = "unimplemented"
+
 
 class PermissionDenied(OfframpError):
     """The caller is known and may not."""
+
+    reason = "permission_denied"
 
 
 class Unauthenticated(OfframpError):
     """The caller did not show a valid token."""
 
+    reason = "unauthenticated"
+
 
 class Overloaded(OfframpError):
     """Refused at once because a bound is reached. `retry_after` is a hint in seconds."""
+
+    reason = "resource_exhausted"
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -49,9 +69,13 @@ class Overloaded(OfframpError):
 class Unavailable(OfframpError):
     """Not now: starting, draining, or the model has no live worker. Worth a retry."""
 
+    reason = "unavailable"
+
 
 class DeadlineExceeded(OfframpError):
     """The request's time ran out before its answer was ready."""
+
+    reason = "deadline_exceeded"
 
 
 class ModelFailed(OfframpError):

@@ -1,0 +1,73 @@
+"""A batch on its way through an executor, and what an executor is to the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from open_inference.tensor import Tensor
+
+from offramp_server.scheduling.work import Timing, Work
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Requests that one worker computes together."""
+
+    # Names the loaded model inside every worker; never reused.
+    handle: int
+    works: list[Work]
+    items: int
+    # Monotonic nanoseconds at which it left the queue.
+    sent_ns: int
+
+    def joined_inputs(self) -> list[tuple[Tensor, list[Tensor]]]:
+        """For each input: its shape for the whole batch (with empty data), and the parts that make it up in order."""
+        first = self.works[0].inputs
+        if len(self.works) == 1:
+            return [(tensor, [tensor]) for tensor in first]
+        joined = []
+        for index, tensor in enumerate(first):
+            whole = Tensor(tensor.name, tensor.datatype, (self.items, *tensor.shape[1:]), b"")
+            joined.append((whole, [work.inputs[index] for work in self.works]))
+        return joined
+
+
+class BatchSink(Protocol):
+    """Where an executor reports; called on the event loop's thread, in the order of submission."""
+
+    def completed(self, executor: Executor, batch: Batch, outputs: Sequence[Tensor], timing: Timing) -> None:
+        """`outputs` may be views of memory that is reused as soon as this returns."""
+        ...
+
+    def failed(self, executor: Executor, batch: Batch, message: str) -> None:
+        """The model raised. The executor is well."""
+        ...
+
+    def lost(self, executor: Executor, batches: Sequence[Batch], reason: str) -> None:
+        """The executor is gone, and with it these batches, oldest first: only that one was being computed."""
+        ...
+
+
+class Executor(Protocol):
+    """Computes batches on one device in the order in which they are submitted."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def in_flight(self) -> int:
+        """Batches submitted and not yet reported."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """The most batches it can hold."""
+        ...
+
+    def holds(self, handle: int) -> bool:
+        """Whether this model is loaded and warm here."""
+        ...
+
+    def submit(self, batch: Batch) -> None: ...

@@ -1,0 +1,59 @@
+"""One loaded model as the scheduler sees it: its queue, its cost, its counters."""
+
+from __future__ import annotations
+
+import asyncio
+
+from offramp_server.errors import Overloaded
+from offramp_server.model_spec import ModelSpec
+from offramp_server.scheduling.queue import RequestQueue
+from offramp_server.scheduling.work import Work
+from offramp_server.telemetry.stats import ModelStats
+
+# Weight of the newest batch in the running mean of a model's cost.
+COST_WEIGHT = 0.1
+
+
+class Lane:
+    """Lives from a model's load to its unload; a reload makes a new one."""
+
+    def __init__(self, handle: int, spec: ModelSpec, stats: ModelStats, seconds_per_item: float) -> None:
+        self.handle = handle
+        self.spec = spec
+        self.stats = stats
+        self.queue = RequestQueue(spec.max_batch_size)
+        # Running means, first taken from the warm-up.
+        self.seconds_per_item = seconds_per_item
+        self.seconds_per_batch = seconds_per_item
+        # Requests that are queued or being computed.
+        self.outstanding = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def admit(self, items: int) -> None:
+        """Raises Overloaded if the queue is full, with the time that its work will take as the hint."""
+        limit = self.spec.batching.max_queue_items
+        if self.queue.items + items > limit:
+            raise Overloaded(
+                f'{self.queue.items} items wait for model "{self.spec.name}", which is its limit ({limit})',
+                retry_after=max(0.01, self.queue.items * self.seconds_per_item),
+            )
+
+    def enter(self, work: Work) -> None:
+        self.outstanding += 1
+        self._idle.clear()
+        self.queue.push(work)
+
+    def leave(self) -> None:
+        """A request that had entered has its answer, or needs none any more."""
+        self.outstanding -= 1
+        if self.outstanding == 0:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return once every request that entered has left."""
+        await self._idle.wait()
+
+    def learn_cost(self, items: int, seconds: float) -> None:
+        self.seconds_per_batch += COST_WEIGHT * (seconds - self.seconds_per_batch)
+        self.seconds_per_item += COST_WEIGHT * (seconds / items - self.seconds_per_item)

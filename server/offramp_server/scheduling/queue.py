@@ -1,0 +1,114 @@
+"""The requests that wait for one model, in the order in which they are to be computed."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+
+from offramp_server.scheduling.work import Work
+
+# Cancelled entries stay where they are until they come up; more of them than this and than live ones are swept.
+SWEEP_ABOVE = 256
+
+
+class RequestQueue:
+    """Priority first, then age; a batch takes only requests of one shape. Knows no clock and no event loop."""
+
+    def __init__(self, max_batch_items: int) -> None:
+        self._max_batch_items = max(1, max_batch_items)
+        self._groups: dict[Hashable, list[tuple[int, int, Work]]] = {}
+        self._entries = 0
+        self.items = 0
+        self.requests = 0
+
+    def push(self, work: Work) -> None:
+        heapq.heappush(self._groups.setdefault(work.shape_key, []), (*work.order, work))
+        self._entries += 1
+        self.items += work.items
+        self.requests += 1
+        work.queued = True
+
+    def discard(self, work: Work) -> None:
+        """Forget a request that was cancelled or has expired while it waited; its tensors are let go at once.
+
+        One that already travels in a batch is left to it.
+        """
+        if not work.queued:
+            return
+        work.queued = False
+        self.items -= work.items
+        self.requests -= 1
+        work.inputs = ()
+        if self._entries > SWEEP_ABOVE and self._entries > 2 * self.requests:
+            self._sweep()
+
+    def head(self) -> Work | None:
+        """The request whose turn it is."""
+        heads = [entry for key in list(self._groups) if (entry := self._live_head(key))]
+        return min(heads)[2] if heads else None
+
+    def has_full_batch(self) -> bool:
+        """Whether the next batch could not grow by waiting."""
+        head = self.head()
+        if head is None:
+            return False
+        if head.alone or len(self._groups) == 1:
+            return head.alone or self.items >= self._max_batch_items
+        return self._group_items(head.shape_key) >= self._max_batch_items
+
+    def take_batch(self) -> list[Work]:
+        """Remove and return the requests of the next batch: at most `max_batch_items` rows, never past the first
+        request that does not fit, so that a large one is not overtaken for ever."""
+        head = self.head()
+        if head is None:
+            return []
+        batch = [self._pop(head.shape_key)]
+        room = self._max_batch_items - head.items
+        while not head.alone and room > 0:
+            entry = self._live_head(head.shape_key)
+            if entry is None or entry[2].items > room or entry[2].alone:
+                break
+            batch.append(self._pop(head.shape_key))
+            room -= entry[2].items
+        return batch
+
+    def drain(self) -> list[Work]:
+        """Remove and return everything."""
+        works = sorted((e for group in self._groups.values() for e in group if e[2].waits), key=lambda e: e[:2])
+        for entry in works:
+            entry[2].queued = False
+        self._groups.clear()
+        self._entries = self.items = self.requests = 0
+        return [entry[2] for entry in works]
+
+    def _live_head(self, key: Hashable) -> tuple[int, int, Work] | None:
+        group = self._groups.get(key)
+        while group:
+            if group[0][2].waits:
+                return group[0]
+            heapq.heappop(group)
+            self._entries -= 1
+        self._groups.pop(key, None)
+        return None
+
+    def _pop(self, key: Hashable) -> Work:
+        work = heapq.heappop(self._groups[key])[2]
+        self._entries -= 1
+        self.items -= work.items
+        self.requests -= 1
+        work.queued = False
+        if not self._groups[key]:
+            del self._groups[key]
+        return work
+
+    def _group_items(self, key: Hashable) -> int:
+        return sum(entry[2].items for entry in self._groups[key] if entry[2].waits)
+
+    def _sweep(self) -> None:
+        for key, group in list(self._groups.items()):
+            live = [entry for entry in group if entry[2].waits]
+            heapq.heapify(live)
+            self._groups[key] = live
+            if not live:
+                del self._groups[key]
+        self._entries = sum(len(group) for group in self._groups.values())

@@ -1,0 +1,48 @@
+"""Cut the outputs of a batch into the outputs of its requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from open_inference.tensor import BYTES, Tensor, skip_bytes
+
+from offramp_server.errors import ModelFailed
+
+
+def split_rows(outputs: Sequence[Tensor], items: Sequence[int]) -> list[list[Tensor]]:
+    """Copy each request's rows out of the batch's outputs; `items` are the rows of each request, in order.
+
+    Raises ModelFailed if an output does not have one row for each row of the batch.
+    """
+    total = sum(items)
+    for output in outputs:
+        if not output.shape or output.shape[0] != total:
+            raise ModelFailed(
+                f'output "{output.name}": expected {total} rows for a batch of {total}, got shape {list(output.shape)}'
+            )
+    columns = [_split_one(output, items) for output in outputs]
+    return [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in items]
+
+
+def copy_whole(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Copy the outputs of a batch that holds a single request."""
+    return [Tensor(output.name, output.datatype, output.shape, bytes(output.data)) for output in outputs]
+
+
+def _split_one(output: Tensor, items: Sequence[int]) -> list[Tensor]:
+    view = memoryview(output.data)
+    row_shape = output.shape[1:]
+    tensors = []
+    start = 0
+    for count in items:
+        stop = _end_of_rows(output, view, start, count)
+        tensors.append(Tensor(output.name, output.datatype, (count, *row_shape), bytes(view[start:stop])))
+        start = stop
+    return tensors
+
+
+def _end_of_rows(output: Tensor, view: memoryview, start: int, count: int) -> int:
+    if output.datatype == BYTES:
+        return skip_bytes(view, start, count * math.prod(output.shape[1:]))
+    return start + count * (len(view) // output.shape[0])

@@ -1,0 +1,197 @@
+"""Owns the queues of one device: forms batches, sends them to executors, and hands out what comes back.
+
+Everything runs on the event loop's thread and nothing here waits. Batches form whenever an executor has room and
+grow while none has: continuous batching without a delay timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+
+from open_inference.tensor import Tensor
+
+from offramp_server.errors import DeadlineExceeded, ModelFailed, Unavailable
+from offramp_server.scheduling.batch import Batch, Executor
+from offramp_server.scheduling.expiry import ExpiryTimer
+from offramp_server.scheduling.lane import Lane
+from offramp_server.scheduling.policy import OldestHeadFirst
+from offramp_server.scheduling.rows import copy_whole, split_rows
+from offramp_server.scheduling.work import Answer, Timing, Work
+from offramp_server.telemetry.stats import Stats
+
+
+class Scheduler:
+    """The lanes and executors of one device."""
+
+    def __init__(self, stats: Stats, max_attempts: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop or asyncio.get_running_loop()
+        self._stats = stats
+        self._max_attempts = max_attempts
+        self._policy = OldestHeadFirst()
+        self._lanes: dict[int, Lane] = {}
+        self._executors: list[Executor] = []
+        self._sequence = itertools.count(1)
+        self._expiry = ExpiryTimer(self._loop, self._expire)
+        self._pump_is_due = False
+
+    # What the repository does
+
+    def open_lane(self, lane: Lane) -> None:
+        self._lanes[lane.handle] = lane
+        self._pump_soon()
+
+    async def close_lane(self, lane: Lane) -> None:
+        """Wait until the lane's requests are answered, then forget it. The caller has stopped sending new ones."""
+        await lane.wait_idle()
+        self._lanes.pop(lane.handle, None)
+
+    def attach(self, executor: Executor) -> None:
+        self._executors.append(executor)
+        self._pump_soon()
+
+    def detach(self, executor: Executor) -> None:
+        if executor in self._executors:
+            self._executors.remove(executor)
+
+    def wake(self) -> None:
+        """An executor has come to hold another model."""
+        self._pump_soon()
+
+    # What a request does
+
+    async def run(self, lane: Lane, work: Work) -> Answer:
+        """Queue the request and wait for its answer.
+
+        Raises Overloaded at once, DeadlineExceeded when its time runs out while it waits, ModelFailed. If the caller
+        is cancelled, the request leaves the queue; what a worker already computes is finished and thrown away.
+        """
+        lane.admit(work.items)
+        work.sequence = next(self._sequence)
+        work.enqueued_ns = time.monotonic_ns()
+        lane.enter(work)
+        if work.deadline is not None:
+            self._expiry.watch(work.deadline, lane, work)
+        self._pump_soon()
+        try:
+            return await work.future
+        finally:
+            lane.queue.discard(work)
+            lane.leave()
+            # The expiry heap may hold on to the request until its deadline; its tensors must not stay with it.
+            work.inputs = ()
+
+    def fail_lane(self, handle: int, error: Exception) -> None:
+        """Answer everything that waits in this lane with this error: nobody is left who could compute it."""
+        lane = self._lanes.get(handle)
+        for work in lane.queue.drain() if lane is not None else ():
+            work.fail(error)
+
+    def fail_all(self, error: Exception) -> None:
+        """Answer everything that waits with this error: the end of a drain that took too long."""
+        for handle in self._lanes:
+            self.fail_lane(handle, error)
+
+    # What an executor reports
+
+    def completed(self, executor: Executor, batch: Batch, outputs: Sequence[Tensor], timing: Timing) -> None:
+        lane = self._lanes.get(batch.handle)
+        if lane is not None:
+            lane.learn_cost(batch.items, timing.infer_ns / 1e9)
+            lane.stats.executed(batch.items, timing.input_ns, timing.infer_ns, timing.output_ns)
+            self._answer(lane, batch, outputs, timing)
+        self._pump_soon()
+
+    def failed(self, executor: Executor, batch: Batch, message: str) -> None:
+        """One request's values may have made the model raise: each is computed again by itself, so that its batch
+        mates are not disturbed."""
+        if len(batch.works) == 1:
+            batch.works[0].fail(ModelFailed(message))
+        else:
+            self._send_again(batch, alone=True)
+        self._pump_soon()
+
+    def lost(self, executor: Executor, batches: Sequence[Batch], reason: str) -> None:
+        """Re-send what the dead executor had. Only the oldest batch was being computed and may be what killed it."""
+        self.detach(executor)
+        for batch in batches[:1]:
+            for work in batch.works:
+                work.attempts += 1
+            self._send_again(batch, alone=True)
+        for batch in batches[1:]:
+            self._send_again(batch, alone=False)
+        self._pump_soon()
+
+    # How batches form
+
+    def _pump_soon(self) -> None:
+        # One pass for everything that arrives in this turn of the loop, so that it can share a batch.
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_is_due = False
+        for executor in sorted(self._executors, key=lambda e: e.in_flight):
+            while executor.in_flight < executor.slots and self._send_one(executor):
+                pass
+
+    def _send_one(self, executor: Executor) -> bool:
+        lane = self._policy.choose(self._lanes.values(), executor)
+        if lane is None:
+            return False
+        works = self._drop_expired(lane.queue.take_batch())
+        if works:
+            executor.submit(Batch(lane.handle, works, sum(work.items for work in works), time.monotonic_ns()))
+        return True
+
+    def _drop_expired(self, works: list[Work]) -> list[Work]:
+        now = self._loop.time()
+        live = []
+        for work in works:
+            if work.deadline is not None and work.deadline <= now:
+                self._fail_expired(work)
+            else:
+                live.append(work)
+        return live
+
+    # How requests end
+
+    def _answer(self, lane: Lane, batch: Batch, outputs: Sequence[Tensor], timing: Timing) -> None:
+        try:
+            if lane.spec.batches:
+                answers = split_rows(outputs, [work.items for work in batch.works])
+            else:
+                answers = [copy_whole(outputs)]
+        except (ModelFailed, ValueError) as error:
+            for work in batch.works:
+                work.fail(ModelFailed(str(error)))
+            return
+        for work, tensors in zip(batch.works, answers, strict=True):
+            if work.waits:
+                work.future.set_result(Answer(tensors, batch.sent_ns - work.enqueued_ns, timing))
+
+    def _send_again(self, batch: Batch, alone: bool) -> None:
+        lane = self._lanes.get(batch.handle)
+        for work in batch.works:
+            if not work.waits:
+                continue
+            if lane is None:
+                work.fail(Unavailable("the model was unloaded"))
+            elif work.attempts >= self._max_attempts:
+                work.fail(ModelFailed(f"the worker died on each of {work.attempts} attempts to compute this request"))
+            else:
+                work.alone = work.alone or alone
+                self._stats.resends[lane.spec.name] += 1
+                lane.queue.push(work)
+
+    def _expire(self, lane: Lane, work: Work) -> None:
+        if work.waits:
+            self._fail_expired(work)
+            lane.queue.discard(work)
+
+    @staticmethod
+    def _fail_expired(work: Work) -> None:
+        work.fail(DeadlineExceeded("the request's deadline passed before its answer was ready"))
