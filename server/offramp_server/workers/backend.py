@@ -1,0 +1,101 @@
+"""Models on devices: one scheduler and one group of workers for each device, made when its first model comes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp_server.errors import Unavailable
+from offramp_server.model_spec import ModelSpec
+from offramp_server.scheduling.lane import Lane
+from offramp_server.scheduling.scheduler import Scheduler
+from offramp_server.scheduling.work import Answer, Work
+from offramp_server.telemetry.stats import Stats
+from offramp_server.workers.group import ExecutorFactory, WorkerGroup
+from offramp_server.workers.host import LoadReport
+
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
+CUDA_PROBE = "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """One version of one model, warm and ready to be called."""
+
+    spec: ModelSpec
+    report: LoadReport
+    lane: Lane
+    group: WorkerGroup
+
+    async def run(self, work: Work) -> Answer:
+        """Raises as Scheduler.run does, and Unavailable if no worker is left that could load the model."""
+        if not self.group.serves(self.lane.handle):
+            raise Unavailable(f'model "{self.spec.name}": no worker could load it again; see the log')
+        return await self.group.scheduler.run(self.lane, work)
+
+
+class Backend:
+    """Where models are loaded."""
+
+    def __init__(self, make_executor: ExecutorFactory, standbys: int, max_attempts: int, stats: Stats) -> None:
+        self._make_executor = make_executor
+        self._standbys = standbys
+        self._max_attempts = max_attempts
+        self._stats = stats
+        self._groups: dict[str, WorkerGroup] = {}
+        self._handles = itertools.count(1)
+        self._cuda: bool | None = None
+
+    @property
+    def groups(self) -> list[WorkerGroup]:
+        return list(self._groups.values())
+
+    async def load(self, spec: ModelSpec) -> LoadedModel:
+        """Load and warm one version. Raises LoadError, and then nothing of it is left."""
+        group = self._group(await self._device(spec))
+        handle = next(self._handles)
+        report = await group.load(handle, spec)
+        stats = self._stats.model(spec.name, str(spec.version))
+        lane = Lane(handle, spec, stats, report.seconds_per_item)
+        group.scheduler.open_lane(lane)
+        return LoadedModel(spec, report, lane, group)
+
+    async def unload(self, model: LoadedModel) -> None:
+        """Wait for the model's requests, then let go of it. The caller has stopped sending new ones."""
+        await model.group.scheduler.close_lane(model.lane)
+        await model.group.unload(model.lane.handle)
+
+    def fail_all(self, error: Exception) -> None:
+        for group in self.groups:
+            group.scheduler.fail_all(error)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(group.close() for group in self.groups))
+
+    def _group(self, device: str) -> WorkerGroup:
+        if device not in self._groups:
+            scheduler = Scheduler(self._stats, self._max_attempts)
+            self._groups[device] = WorkerGroup(device, scheduler, self._make_executor, self._standbys, self._stats)
+        return self._groups[device]
+
+    async def _device(self, spec: ModelSpec) -> str:
+        device = spec.engine.device
+        if device == "auto":
+            return "cuda:0" if spec.format == "pt2" and await self._has_cuda() else "cpu"
+        return "cuda:0" if device == "cuda" else device
+
+    async def _has_cuda(self) -> bool:
+        """Asked of a process of its own, once: the front end never imports torch."""
+        if self._cuda is None:
+            self._cuda = await asyncio.to_thread(_probe_cuda)
+        return self._cuda
+
+
+def _probe_cuda() -> bool:
+    if not NVIDIA_DRIVER.exists():
+        return False
+    return subprocess.run([sys.executable, "-c", CUDA_PROBE], check=False, capture_output=True).returncode == 0

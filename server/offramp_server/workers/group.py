@@ -1,0 +1,196 @@
+"""The workers of one device: loads models into all of them, keeps a warm standby, replaces the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offramp_server.errors import LoadError, Unavailable
+from offramp_server.model_spec import ModelSpec
+from offramp_server.scheduling.scheduler import Scheduler
+from offramp_server.telemetry.stats import Stats
+from offramp_server.workers.executor import ModelExecutor
+from offramp_server.workers.host import LoadReport, Placement
+
+FIRST_BACKOFF_SECONDS = 0.1
+MAX_BACKOFF_SECONDS = 10.0
+
+log = logging.getLogger("offramp.workers")
+
+DeathHandler = Callable[[ModelExecutor, str], None]
+ExecutorFactory = Callable[[str, Scheduler, DeathHandler], ModelExecutor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    spec: ModelSpec
+    placement: Placement
+
+
+class WorkerGroup:
+    """Active workers compute; standbys hold the same models and wait for an active one to die."""
+
+    def __init__(
+        self, device: str, scheduler: Scheduler, make_executor: ExecutorFactory, standbys: int, stats: Stats
+    ) -> None:
+        self.device = device
+        self.scheduler = scheduler
+        self._make_executor = make_executor
+        self._wanted_standbys = standbys
+        self._wanted_actives = 0
+        self._stats = stats
+        self._actives: list[ModelExecutor] = []
+        self._standbys: list[ModelExecutor] = []
+        self._models: dict[int, _Loaded] = {}
+        self._spawned = 0
+        self._closing = False
+        # Loads, unloads and replacements change the same members and must not interleave.
+        self._changes = asyncio.Lock()
+        self._refill: asyncio.Task[None] | None = None
+
+    def counts(self) -> dict[str, int]:
+        """Living workers by state."""
+        return {"active": len(self._actives), "standby": len(self._standbys)}
+
+    @property
+    def executors(self) -> list[ModelExecutor]:
+        return [*self._actives, *self._standbys]
+
+    def serves(self, handle: int) -> bool:
+        """Whether some worker holds the model, or will once the dead are replaced."""
+        return handle in self._models
+
+    async def load(self, handle: int, spec: ModelSpec) -> LoadReport:
+        """Load the model wherever it belongs. Raises LoadError, and then no worker holds it."""
+        async with self._changes:
+            await self._grow(max(1, spec.engine.instances))
+            loaded = _Loaded(spec, Placement(self.device, self._threads(spec)))
+            # A standby goes first: a model that kills its worker while it loads must not kill one that serves.
+            reports = [await self._load_into(member, handle, loaded) for member in [*self._standbys, *self._actives]]
+            self._models[handle] = loaded
+        self.scheduler.wake()
+        self._refill_soon()
+        return reports[-1]
+
+    async def unload(self, handle: int) -> None:
+        async with self._changes:
+            self._models.pop(handle, None)
+            for member in self.executors:
+                await self._unload_from(member, handle)
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._refill is not None:
+            self._refill.cancel()
+            await asyncio.gather(self._refill, return_exceptions=True)
+        for member in self.executors:
+            self.scheduler.detach(member)
+        await asyncio.gather(*(member.close() for member in self.executors))
+        self._actives.clear()
+        self._standbys.clear()
+
+    # Members
+
+    async def _grow(self, actives: int) -> None:
+        self._wanted_actives = max(self._wanted_actives, actives)
+        while len(self._actives) < self._wanted_actives:
+            self._activate(await self._spawn(set()))
+
+    async def _spawn(self, without: set[int]) -> ModelExecutor:
+        """A worker that holds every model but those. Raises LoadError, with the culprit added to `without`."""
+        self._spawned += 1
+        member = self._make_executor(f"{self.device}-{self._spawned}", self.scheduler, self._on_death)
+        try:
+            await member.start()
+            for handle, loaded in list(self._models.items()):
+                if handle not in without:
+                    await self._reload_into(member, handle, loaded, without)
+        except BaseException:
+            await member.close()
+            raise
+        return member
+
+    async def _reload_into(self, member: ModelExecutor, handle: int, loaded: _Loaded, without: set[int]) -> None:
+        try:
+            await member.load(handle, loaded.spec, loaded.placement)
+        except LoadError:
+            without.add(handle)
+            raise
+
+    async def _load_into(self, member: ModelExecutor, handle: int, loaded: _Loaded) -> LoadReport:
+        try:
+            return await member.load(handle, loaded.spec, loaded.placement)
+        except LoadError:
+            for holder in self.executors:
+                if holder.holds(handle):
+                    await self._unload_from(holder, handle)
+            raise
+
+    @staticmethod
+    async def _unload_from(member: ModelExecutor, handle: int) -> None:
+        try:
+            await member.unload(handle)
+        except LoadError as error:
+            # It died meanwhile, and the model with it.
+            log.info("unloading from %s: %s", member.name, error)
+
+    def _activate(self, member: ModelExecutor) -> None:
+        self._actives.append(member)
+        self.scheduler.attach(member)
+
+    def _threads(self, spec: ModelSpec) -> int:
+        if spec.engine.threads:
+            return spec.engine.threads
+        return max(1, len(os.sched_getaffinity(0)) // self._wanted_actives)
+
+    # Death and replacement
+
+    def _on_death(self, member: ModelExecutor, reason: str) -> None:
+        if self._closing:
+            return
+        log.warning("worker %s died (%s)", member.name, reason)
+        self._stats.worker_restarts[(self.device, reason)] += 1
+        if member in self._standbys:
+            self._standbys.remove(member)
+        if member in self._actives:
+            self._actives.remove(member)
+            if self._standbys:
+                self._activate(self._standbys.pop(0))
+        self._refill_soon()
+
+    def _refill_soon(self) -> None:
+        if self._refill is None or self._refill.done():
+            self._refill = asyncio.create_task(self._replace_missing(), name=f"replace workers of {self.device}")
+
+    def _missing(self) -> bool:
+        return len(self._actives) < self._wanted_actives or len(self._standbys) < self._wanted_standbys
+
+    async def _replace_missing(self) -> None:
+        backoff = FIRST_BACKOFF_SECONDS
+        without: set[int] = set()
+        while self._missing():
+            try:
+                async with self._changes:
+                    self._admit(await self._spawn(without))
+                backoff = FIRST_BACKOFF_SECONDS
+            except LoadError as error:
+                log.error("a worker for %s could not be replaced: %s", self.device, error)
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
+        self._give_up(without)
+
+    def _admit(self, member: ModelExecutor) -> None:
+        if len(self._actives) < self._wanted_actives:
+            self._activate(member)
+        else:
+            self._standbys.append(member)
+
+    def _give_up(self, handles: set[int]) -> None:
+        """Models that no worker could load again: those who wait for them are told."""
+        for handle in handles:
+            if not any(member.holds(handle) for member in self._actives):
+                self._models.pop(handle, None)
+                self.scheduler.fail_lane(handle, Unavailable("no worker could load the model again; see the log"))

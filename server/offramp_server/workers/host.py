@@ -1,0 +1,72 @@
+"""The models that live in one worker: loads, warms, executes and drops them. Used by both kinds of executor."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from open_inference.tensor import Tensor
+
+from offramp_server.model_spec import ModelSpec
+from offramp_server.workers.engines.base import Engine, EngineReport
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model is to run."""
+
+    device: str
+    # Intra-op threads; 0 leaves the engine's default.
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load came to."""
+
+    engine: EngineReport
+    # Seconds for one warm batch, by items.
+    seconds_by_items: Mapping[int, float]
+
+    @property
+    def seconds_per_item(self) -> float:
+        return min((seconds / items for items, seconds in self.seconds_by_items.items()), default=0.0)
+
+
+class ModelHost:
+    """Engines by handle. One thread executes; another may load and drop meanwhile, for other handles."""
+
+    def __init__(self) -> None:
+        self._engines: dict[int, Engine] = {}
+
+    def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
+        """Load and warm up. Raises LoadError. The model can be executed as soon as this returns, not before."""
+        # Engines import torch or onnxruntime, which only a worker that needs them should pay for.
+        from offramp_server.workers.engines.load import load_engine
+        from offramp_server.workers.engines.warmup import warm_up
+
+        engine = load_engine(spec, placement.device, placement.threads)
+        try:
+            seconds = warm_up(engine, spec)
+        except Exception:
+            engine.close()
+            raise
+        self._engines[handle] = engine
+        return LoadReport(engine.report, seconds)
+
+    def unload(self, handle: int) -> None:
+        engine = self._engines.pop(handle, None)
+        if engine is not None:
+            engine.close()
+            del engine
+            # Exported programs are full of cycles, and a reload must not wait for the collector to find them.
+            gc.collect()
+
+    def execute(self, handle: int, inputs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+        """The outputs and the nanoseconds that they took. Raises what the engine raises, or KeyError."""
+        engine = self._engines[handle]
+        started = time.monotonic_ns()
+        outputs = engine.execute(inputs)
+        return outputs, time.monotonic_ns() - started

@@ -1,0 +1,109 @@
+"""The worker process: computes the batches that the front end puts into shared slabs.
+
+Started by `ProcessExecutor` as `python -m offramp_server.workers.process_main`; its descriptors are inherited. The main
+thread computes; a second thread serves the control socket (load, unload) and ends the process when the front end
+is gone, so that loading a model never holds up another model's requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from offramp_server.errors import LoadError
+from offramp_server.workers import frame
+from offramp_server.workers.allocator import tune_allocator
+from offramp_server.workers.control import ControlChannel, load_report_to_wire, load_request_from_wire
+from offramp_server.workers.host import ModelHost
+from offramp_server.workers.slab import Slab
+
+PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("offramp.worker")
+
+
+def main(arguments: list[str]) -> int:
+    options = _parse(arguments)
+    # The terminal's Ctrl-C goes to the front end, which drains first and then stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent(options.parent)
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    tune_allocator()
+    host = ModelHost()
+    control = ControlChannel(socket.socket(fileno=options.control))
+    threading.Thread(target=_serve_control, args=(control, host), daemon=True).start()
+    _compute(host, options.requests, options.responses, [Slab(descriptor) for descriptor in options.slab])
+    return 0
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A worker of offramp serve; not meant to be started by hand.")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the front end")
+    parser.add_argument("--control", type=int, required=True, help="descriptor of the control socket")
+    parser.add_argument("--requests", type=int, required=True, help="eventfd that counts batches to compute")
+    parser.add_argument("--responses", type=int, required=True, help="eventfd that counts computed batches")
+    parser.add_argument("--slab", type=int, action="append", required=True, help="memfd of a slab, in order")
+    return parser.parse_args(arguments)
+
+
+def _die_with_parent(parent: int) -> None:
+    """The control socket's end tells as well, but not a process that is deep inside a kernel."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _compute(host: ModelHost, requests: int, responses: int, slabs: list[Slab]) -> None:
+    turn = 0
+    while True:
+        os.eventfd_read(requests)
+        _compute_one(host, slabs[turn])
+        turn = (turn + 1) % len(slabs)
+        os.eventfd_write(responses, 1)
+
+
+def _compute_one(host: ModelHost, slab: Slab) -> None:
+    started = time.monotonic_ns()
+    try:
+        handle, inputs = frame.read_request(slab)
+        prepared = time.monotonic_ns()
+        outputs, infer_ns = host.execute(handle, inputs)
+        frame.write_outputs(slab, outputs, prepared - started, infer_ns, time.monotonic_ns)
+    except Exception as error:
+        log.warning("a batch failed", exc_info=True)
+        frame.write_error(slab, f"{type(error).__name__}: {error}")
+
+
+def _serve_control(control: ControlChannel, host: ModelHost) -> None:
+    for message in control.messages():
+        control.send(_answer(message, host))
+    # The front end is gone. Nothing here is worth an orderly end, and a computing thread would not notice one.
+    os._exit(0)
+
+
+def _answer(message: dict[str, object], host: ModelHost) -> dict[str, object]:
+    reply: dict[str, object] = {"id": message["id"]}
+    try:
+        if message["do"] == "load":
+            handle, spec, placement = load_request_from_wire(message)
+            reply["report"] = load_report_to_wire(host.load(handle, spec, placement))
+        elif message["do"] == "unload":
+            host.unload(int(str(message["handle"])))
+    except LoadError as error:
+        reply["error"] = str(error)
+    except Exception as error:
+        log.exception("%s failed", message["do"])
+        reply["error"] = f"{type(error).__name__}: {error}"
+    return reply
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

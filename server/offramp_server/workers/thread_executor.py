@@ -1,0 +1,101 @@
+"""The in-process twin of a worker process: the same models in a thread, for tests and for embedding.
+
+It saves the hop (about 10 us a call) and costs the isolation: a model that crashes takes the server with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from open_inference.tensor import Tensor
+
+from offramp_server.model_spec import ModelSpec
+from offramp_server.scheduling.batch import Batch, BatchSink
+from offramp_server.scheduling.work import Timing
+from offramp_server.workers.host import LoadReport, ModelHost, Placement
+
+SLOTS = 3
+
+_Job = tuple[Batch, list[Tensor]]
+
+
+class ThreadExecutor:
+    """One computing thread. Models load in another, so that loading holds up nothing."""
+
+    slots = SLOTS
+
+    def __init__(self, name: str, sink: BatchSink) -> None:
+        self.name = name
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self._host = ModelHost()
+        self._handles: set[int] = set()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._compute, name=name, daemon=True)
+        self.in_flight = 0
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def holds(self, handle: int) -> bool:
+        return handle in self._handles
+
+    async def start(self) -> None:
+        self._thread.start()
+
+    async def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
+        report = await asyncio.to_thread(self._host.load, handle, spec, placement)
+        self._handles.add(handle)
+        return report
+
+    async def unload(self, handle: int) -> None:
+        self._handles.discard(handle)
+        await asyncio.to_thread(self._host.unload, handle)
+
+    async def close(self) -> None:
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def submit(self, batch: Batch) -> None:
+        self.in_flight += 1
+        self._jobs.put((batch, [_join(whole, parts) for whole, parts in batch.joined_inputs()]))
+
+    def _compute(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            report = self._compute_one(*job)
+            try:
+                self._loop.call_soon_threadsafe(report)
+            except RuntimeError:
+                # The loop was closed under us: nobody is left to answer.
+                return
+
+    def _compute_one(self, batch: Batch, inputs: Sequence[Tensor]) -> Callable[[], None]:
+        """Compute, and return what the loop is to do about it."""
+        try:
+            outputs, infer_ns = self._host.execute(batch.handle, inputs)
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            return lambda: self._report_failure(batch, message)
+        finished_ns = time.monotonic_ns()
+        return lambda: self._report(batch, outputs, infer_ns, finished_ns)
+
+    def _report(self, batch: Batch, outputs: list[Tensor], infer_ns: int, finished_ns: int) -> None:
+        self.in_flight -= 1
+        timing = Timing(max(0, finished_ns - batch.sent_ns - infer_ns), infer_ns, time.monotonic_ns() - finished_ns)
+        self._sink.completed(self, batch, outputs, timing)
+
+    def _report_failure(self, batch: Batch, message: str) -> None:
+        self.in_flight -= 1
+        self._sink.failed(self, batch, message)
+
+
+def _join(whole: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    return Tensor(whole.name, whole.datatype, whole.shape, b"".join(part.data for part in parts))
