@@ -172,7 +172,7 @@ class TestBf16:
 
     def test_a_tie_goes_to_the_even_neighbour(self) -> None:
         # 7 bits of mantissa: neighbours of 1.0 are 2**-7 apart.
-        ties = np.float32([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8)])
+        ties = np.array([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8)], np.float32)
         assert bf16(ties).tolist() == [1.0, 1 + 2**-6, -1.0]
 
     def test_nan_stays_nan_whatever_its_payload(self) -> None:
@@ -180,7 +180,7 @@ class TestBf16:
         assert np.isnan(bf16(payloads.view(np.float32))).all()
 
     def test_infinities_and_signed_zeros_stay_themselves(self) -> None:
-        back = bf16(np.float32([np.inf, -np.inf, 0.0, -0.0]))
+        back = bf16(np.array([np.inf, -np.inf, 0.0, -0.0], np.float32))
         assert back.tolist() == [np.inf, -np.inf, 0.0, 0.0]
         assert np.signbit(back).tolist() == [False, True, False, True]
 
@@ -243,7 +243,7 @@ class TestAskingForAnotherDatatype:
 
     def test_floating_point_is_rounded_to_the_narrower_type(self) -> None:
         back = Tensor.from_numpy("x", np.array([0.1, 1e-60, np.inf, np.nan]), "FP32").numpy()
-        np.testing.assert_array_equal(back, np.float32([0.1, 0.0, np.inf, np.nan]))
+        np.testing.assert_array_equal(back, np.array([0.1, 0.0, np.inf, np.nan], np.float32))
 
     def test_floating_point_that_would_overflow_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r'"x": expected FP16, some values .*float64 are too large'):
