@@ -1,0 +1,41 @@
+"""Messages that carry tensors, put into bytes with one copy of the tensors.
+
+Protobuf copies a bytes field when it is set and again when the message is serialised, which for an image costs more
+than everything else that a client does. A serialised message may be continued with further fields, in any order
+(the wire format says so), hence the raw contents are joined on at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from google.protobuf.message import Message
+
+from open_inference.tensor import Buffer
+
+_LENGTH_DELIMITED = 2
+
+
+def serialize(message: Message, field: int, contents: Iterable[Buffer]) -> bytes:
+    """`message` and, as its repeated bytes field number `field` that is empty so far, `contents`.
+
+    For ModelInferRequest and ModelInferResponse `field` is their RAW_INPUT_CONTENTS_FIELD_NUMBER and
+    RAW_OUTPUT_CONTENTS_FIELD_NUMBER.
+    """
+    return b"".join((message.SerializeToString(), *_fields(_varint(field << 3 | _LENGTH_DELIMITED), contents)))
+
+
+def _fields(tag: bytes, contents: Iterable[Buffer]) -> Iterator[Buffer]:
+    for content in contents:
+        yield tag + _varint(memoryview(content).nbytes)
+        yield content
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the high bit says that more follow."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
