@@ -1,0 +1,95 @@
+"""Who may call what: bearer tokens with roles.
+
+Without tokens everybody may infer, and nobody may manage unless the server is bound to the loopback interface. With
+tokens every call needs one, except health and the two calls by which an orchestrator asks whether the server is up.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from offramp_server.errors import PermissionDenied, Unauthenticated
+from offramp_server.transport.interface import CallContext
+
+AUTHORIZATION = "authorization"
+_SCHEME = "bearer "
+_INFERENCE = "/inference.GRPCInferenceService/"
+_OPEN_SERVICES = ("/grpc.health.v1.",)
+_OPEN = frozenset({_INFERENCE + "ServerLive", _INFERENCE + "ServerReady"})
+_MANAGEMENT = frozenset({_INFERENCE + "RepositoryModelLoad", _INFERENCE + "RepositoryModelUnload"})
+# They read if the request names no setting, and change the whole server if it does.
+_SETTINGS = frozenset({_INFERENCE + "TraceSetting", _INFERENCE + "LogSettings"})
+
+
+class Role(enum.IntEnum):
+    """What a caller may do; a higher one includes the lower."""
+
+    NONE = 0
+    INFER = 1
+    ADMIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as the server knows it: never itself, only its SHA-256 in hexadecimal."""
+
+    name: str
+    role: Role
+    sha256: str
+
+
+def required_role(path: str, request: Any) -> Role:
+    """What the call of `path` needs. `request` is the message, or an iterator of them."""
+    if path in _OPEN or path.startswith(_OPEN_SERVICES):
+        return Role.NONE
+    if path in _MANAGEMENT or (path in _SETTINGS and request.settings):
+        return Role.ADMIN
+    return Role.INFER
+
+
+class Authenticator:
+    """Decides calls by the token in their metadata."""
+
+    def __init__(self, tokens: Sequence[Token] = (), *, management_allowed: bool = False) -> None:
+        """`management_allowed` counts only where there are no tokens: the server is bound to loopback."""
+        self._tokens = tuple((token.role, token.sha256.lower().encode()) for token in tokens)
+        self._anonymous = Role.ADMIN if management_allowed else Role.INFER
+
+    def authorise(self, path: str, request: Any, context: CallContext) -> None:
+        """Raises Unauthenticated without a valid token, PermissionDenied if its role does not reach."""
+        required = required_role(path, request)
+        if required is Role.NONE:
+            return
+        role = self._role_of_token(context) if self._tokens else self._anonymous
+        if role < required:
+            raise PermissionDenied(_refusal(path, with_tokens=bool(self._tokens)))
+
+    def _role_of_token(self, context: CallContext) -> Role:
+        header = context.metadata.get(AUTHORIZATION, "")
+        if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
+            raise Unauthenticated('this server needs metadata "authorization: Bearer TOKEN"')
+        role = self._match(header[len(_SCHEME) :].strip())
+        if role is Role.NONE:
+            raise Unauthenticated("the bearer token is not one of this server's")
+        return role
+
+    def _match(self, presented: str) -> Role:
+        digest = hashlib.sha256(presented.encode()).hexdigest().encode()
+        found = Role.NONE
+        # Every token is compared, so that the time taken does not tell which one it was.
+        for role, expected in self._tokens:
+            if hmac.compare_digest(digest, expected):
+                found = max(found, role)
+        return found
+
+
+def _refusal(path: str, *, with_tokens: bool) -> str:
+    method = path.rsplit("/", 1)[-1]
+    if with_tokens:
+        return f"{method} needs a token with the role admin"
+    return f"{method} is refused: this server has no tokens and listens beyond loopback; configure a token for admin"
