@@ -68,12 +68,11 @@ class WorkerGroup:
         async with self._changes:
             await self._grow(max(1, spec.engine.instances))
             loaded = _Loaded(spec, Placement(self.device, self._threads(spec)))
-            # A standby goes first: a model that kills its worker while it loads must not kill one that serves.
-            reports = [await self._load_into(member, handle, loaded) for member in [*self._standbys, *self._actives]]
+            report = await self._load_into_all(handle, loaded)
             self._models[handle] = loaded
         self.scheduler.wake()
         self._refill_soon()
-        return reports[-1]
+        return report
 
     async def unload(self, handle: int) -> None:
         async with self._changes:
@@ -120,14 +119,26 @@ class WorkerGroup:
             without.add(handle)
             raise
 
-    async def _load_into(self, member: ModelExecutor, handle: int, loaded: _Loaded) -> LoadReport:
-        try:
-            return await member.load(handle, loaded.spec, loaded.placement)
-        except LoadError:
-            for holder in self.executors:
-                if holder.holds(handle):
-                    await self._unload_from(holder, handle)
-            raise
+    async def _load_into_all(self, handle: int, loaded: _Loaded) -> LoadReport:
+        report: LoadReport | None = None
+        # A standby goes first: a model that kills its worker while it loads must not kill one that serves.
+        for member in [*self._standbys, *self._actives]:
+            try:
+                report = await member.load(handle, loaded.spec, loaded.placement)
+            except LoadError:
+                if report is not None and not member.alive:
+                    # Another worker has shown that the model loads: this one died of something else, and the one
+                    # that replaces it will load the model.
+                    continue
+                await self._unload_everywhere(handle)
+                raise
+        assert report is not None
+        return report
+
+    async def _unload_everywhere(self, handle: int) -> None:
+        for holder in self.executors:
+            if holder.holds(handle):
+                await self._unload_from(holder, handle)
 
     @staticmethod
     async def _unload_from(member: ModelExecutor, handle: int) -> None:
@@ -144,7 +155,7 @@ class WorkerGroup:
     def _threads(self, spec: ModelSpec) -> int:
         if spec.engine.threads:
             return spec.engine.threads
-        return max(1, len(os.sched_getaffinity(0)) // self._wanted_actives)
+        return max(1, _usable_cores() // self._wanted_actives)
 
     # Death and replacement
 
@@ -194,3 +205,8 @@ class WorkerGroup:
             if not any(member.holds(handle) for member in self._actives):
                 self._models.pop(handle, None)
                 self.scheduler.fail_lane(handle, Unavailable("no worker could load the model again; see the log"))
+
+
+def _usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,0 +1,274 @@
+"""What the supervisor of a device's workers promises, with executors that load, crash and die on command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from offramp_server.errors import LoadError
+from offramp_server.model_spec import EngineSettings, ModelSpec
+from offramp_server.scheduling.scheduler import Scheduler
+from offramp_server.telemetry.stats import Stats
+from offramp_server.workers.engines.base import EngineReport
+from offramp_server.workers.group import DeathHandler, WorkerGroup
+from offramp_server.workers.host import LoadReport, Placement
+from scheduling_fakes import HandClock, HandExecutor, on_hand_clock, settle, spec
+
+REPORT = LoadReport(EngineReport("fake", "cpu", "fp32", 1, "the test said so"), {1: 0.01})
+
+
+class FakeWorker(HandExecutor):
+    """A worker whose loads can be made to fail or to kill it."""
+
+    def __init__(self, name: str, sink: Scheduler, on_death: DeathHandler, world: World) -> None:
+        super().__init__(sink, name)
+        self.models: dict[int, ModelSpec] = {}
+        self.placements: dict[int, Placement] = {}
+        self.alive = False
+        self._on_death = on_death
+        self._world = world
+
+    def holds(self, handle: int) -> bool:
+        return handle in self.models
+
+    async def start(self) -> None:
+        if self._world.cannot_start:
+            raise LoadError("no more processes")
+        self.alive = True
+
+    async def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
+        await self._world.before_load(self, spec)
+        self.models[handle] = spec
+        self.placements[handle] = placement
+        return REPORT
+
+    async def unload(self, handle: int) -> None:
+        self.models.pop(handle, None)
+
+    async def close(self) -> None:
+        self.alive = False
+
+    def kill(self) -> None:
+        self.alive = False
+        self.die()
+        self._on_death(self, "signal_9")
+
+
+async def _nothing(worker: FakeWorker, spec: ModelSpec) -> None:
+    return None
+
+
+@dataclass
+class World:
+    """What the test decides, and every worker there ever was."""
+
+    before_load: Callable[[FakeWorker, ModelSpec], Awaitable[None]] = _nothing
+    cannot_start: bool = False
+    workers: list[FakeWorker] = field(default_factory=list)
+
+
+class Bench:
+    def __init__(self, loop: HandClock, standbys: int = 1) -> None:
+        self.loop = loop
+        self.world = World()
+        self.stats = Stats()
+        self.scheduler = Scheduler(self.stats, 2, loop)
+        self.group = WorkerGroup("cpu", self.scheduler, self._make, standbys, self.stats)
+
+    def _make(self, name: str, scheduler: Scheduler, on_death: DeathHandler) -> FakeWorker:
+        worker = FakeWorker(name, scheduler, on_death, self.world)
+        self.world.workers.append(worker)
+        return worker
+
+    @property
+    def members(self) -> list[FakeWorker]:
+        return [worker for worker in self.world.workers if worker in self.group.executors]
+
+
+def play(scenario: Callable[[Bench], Awaitable[None]], standbys: int = 1) -> None:
+    loop = HandClock()
+
+    async def run() -> None:
+        bench = Bench(loop, standbys)
+        await scenario(bench)
+        await bench.group.close()
+
+    on_hand_clock(run(), loop)
+
+
+def test_a_standby_comes_up_beside_the_active_worker_and_holds_the_same_models() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert all(worker.holds(1) for worker in bench.members)
+
+    play(scenario)
+
+
+def test_the_standby_takes_over_in_the_same_turn_and_is_replaced() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        active, standby = bench.members
+        active.kill()
+        assert bench.group.counts() == {"active": 1, "standby": 0}
+        assert bench.group.executors == [standby]
+        await settle()
+        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.members[-1].holds(1)
+        assert bench.stats.worker_restarts["cpu", "signal_9"] == 1
+
+    play(scenario)
+
+
+def test_a_model_that_kills_its_worker_while_loading_meets_the_standby_and_not_the_one_that_serves() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        active = bench.members[0]
+
+        async def crash(worker: FakeWorker, model: ModelSpec) -> None:
+            if model.name == "crasher":
+                worker.kill()
+                raise LoadError("worker died: signal_11")
+
+        bench.world.before_load = crash
+        with pytest.raises(LoadError, match="signal_11"):
+            await bench.group.load(2, spec(name="crasher"))
+        await settle()
+        assert active.alive
+        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert not any(worker.holds(2) for worker in bench.members)
+
+    play(scenario)
+
+
+def test_a_load_that_fails_halfway_leaves_nothing_behind() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        active = bench.members[0]
+
+        async def refuse(worker: FakeWorker, model: ModelSpec) -> None:
+            if worker is active:
+                raise LoadError("out of memory")
+
+        bench.world.before_load = refuse
+        with pytest.raises(LoadError, match="out of memory"):
+            await bench.group.load(2, spec(name="big"))
+        assert not any(worker.holds(2) for worker in bench.members)
+        assert not bench.group.serves(2)
+
+    play(scenario)
+
+
+def test_a_worker_that_dies_of_something_else_during_a_load_does_not_fail_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        active = bench.members[0]
+
+        async def die(worker: FakeWorker, model: ModelSpec) -> None:
+            if worker is active:
+                active.kill()
+                raise LoadError("worker died: signal_9")
+
+        bench.world.before_load = die
+        await bench.group.load(2, spec(name="other"))
+        await settle()
+        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert all(worker.holds(1) and worker.holds(2) for worker in bench.members)
+
+    play(scenario)
+
+
+def test_workers_are_replaced_with_growing_pauses_until_it_works() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        bench.world.cannot_start = True
+        for worker in bench.members:
+            worker.kill()
+        await settle()
+        assert bench.group.counts() == {"active": 0, "standby": 0}
+        attempts = len(bench.world.workers)
+        await bench.loop.advance(0.15)
+        assert len(bench.world.workers) == attempts + 1
+        await bench.loop.advance(0.15)
+        assert len(bench.world.workers) == attempts + 1
+        bench.world.cannot_start = False
+        await bench.loop.advance(0.1)
+        await settle()
+        assert bench.group.counts() == {"active": 1, "standby": 1}
+
+    play(scenario)
+
+
+def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_back() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await bench.group.load(2, spec(name="spoilt"))
+        await settle()
+
+        async def refuse(worker: FakeWorker, model: ModelSpec) -> None:
+            if model.name == "spoilt":
+                raise LoadError("the file is gone")
+
+        bench.world.before_load = refuse
+        for worker in bench.members:
+            worker.kill()
+        await settle()
+        await bench.loop.advance(1)
+        await settle()
+        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.group.serves(1)
+        assert not bench.group.serves(2)
+
+    play(scenario)
+
+
+def test_as_many_workers_are_active_as_the_model_with_most_instances_asks_for_and_share_the_cores() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, replace(spec(), engine=EngineSettings(instances=2)))
+        await settle()
+        assert bench.group.counts() == {"active": 2, "standby": 0}
+        assert all(worker.placements[1].threads >= 1 for worker in bench.members)
+
+    play(scenario, standbys=0)
+
+
+def test_closing_stops_every_worker_and_replaces_none() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        workers = bench.members
+        await bench.group.close()
+        await settle()
+        assert not any(worker.alive for worker in workers)
+        assert len(bench.world.workers) == 2
+        assert bench.group.executors == []
+
+    play(scenario)
+
+
+def test_a_model_is_told_to_run_where_its_folder_says() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, replace(spec(), path=Path("x"), engine=EngineSettings(threads=3)))
+        assert bench.members[0].placements[1] == Placement("cpu", 3)
+
+    play(scenario, standbys=0)
+
+
+def test_unloading_lets_go_of_the_model_everywhere() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        await bench.group.unload(1)
+        assert not any(worker.holds(1) for worker in bench.members)
+        await asyncio.sleep(0)
+
+    play(scenario)
