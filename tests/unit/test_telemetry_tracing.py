@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from offramp_server.errors import ConfigurationError, DeadlineExceeded, FailedPrecondition, InvalidRequest
-from offramp_server.telemetry.tracing import Metadata, Tracer, connect
+from offramp_server.telemetry.tracing import Metadata, Tracer, connect, record_request
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -52,22 +53,58 @@ def test_a_request_is_one_span_with_its_queue_and_compute_times_below(
     span = Tracer(provider).request([], "digits", "r-1")
     assert span is not None
     with span:
-        span.answered("2", items=3, queue_ns=1000, input_ns=10, infer_ns=5000, output_ns=20)
+        record_request("digits", queue_ns=1000, infer_ns=5000)
     spans = by_name(exported)
     parent = spans.pop("infer")
     assert parent.kind is SpanKind.SERVER
-    assert parent.attributes == {
-        "rpc.system": "grpc",
-        "offramp.model": "digits",
-        "offramp.request_id": "r-1",
-        "offramp.version": "2",
-        "offramp.items": 3,
-    }
+    assert parent.attributes == {"rpc.system": "grpc", "offramp.model": "digits", "offramp.request_id": "r-1"}
     assert parent.status.status_code is StatusCode.UNSET
     durations = {name: (child.end_time or 0) - (child.start_time or 0) for name, child in spans.items()}
-    assert durations == {"queue": 1000, "compute_input": 10, "compute_infer": 5000, "compute_output": 20}
+    assert durations == {"queue": 1000, "compute": 5000}
     assert {child.parent.span_id for child in spans.values() if child.parent} == {parent.context.span_id}
-    assert spans["queue"].end_time == spans["compute_input"].start_time
+    assert spans["queue"].end_time == spans["compute"].start_time
+
+
+def test_a_route_shows_each_model_that_it_ran(provider: TracerProvider, exported: InMemorySpanExporter) -> None:
+    span = Tracer(provider).request([], "fast")
+    assert span is not None
+    with span:
+        record_request("student", queue_ns=1, infer_ns=1)
+        record_request("teacher", queue_ns=1, infer_ns=1)
+    computed = [span for span in exported.get_finished_spans() if span.name == "compute"]
+    assert [(span.attributes or {})["offramp.model"] for span in computed] == ["student", "teacher"]
+
+
+async def test_requests_that_run_side_by_side_keep_their_times_apart(
+    provider: TracerProvider, exported: InMemorySpanExporter
+) -> None:
+    both_are_open = asyncio.Barrier(2)
+
+    async def serve(tracer: Tracer, model: str) -> None:
+        span = tracer.request([], model)
+        assert span is not None
+        with span:
+            await both_are_open.wait()
+            record_request(model, queue_ns=1, infer_ns=1)
+
+    tracer = Tracer(provider)
+    await asyncio.gather(serve(tracer, "a"), serve(tracer, "b"))
+    finished = exported.get_finished_spans()
+    requests = {span.context.span_id: span.attributes for span in finished if span.name == "infer"}
+    for child in (span for span in finished if span.name == "compute"):
+        assert child.parent is not None
+        assert (requests[child.parent.span_id] or {})["offramp.model"] == (child.attributes or {})["offramp.model"]
+
+
+def test_times_of_a_request_that_is_not_traced_go_nowhere(
+    provider: TracerProvider, exported: InMemorySpanExporter
+) -> None:
+    span = Tracer(provider).request([], "m")
+    assert span is not None
+    with span:
+        pass
+    record_request("m", queue_ns=1, infer_ns=1)
+    assert by_name(exported).keys() == {"infer"}
 
 
 def test_a_request_that_fails_is_a_span_that_says_how(provider: TracerProvider, exported: InMemorySpanExporter) -> None:
@@ -137,11 +174,23 @@ def test_tracing_is_switched_and_thinned_out_while_the_server_runs(provider: Tra
     assert traced(tracer, [], 2) == [False, False]
 
 
-@pytest.mark.parametrize("rate", [0, -1])
-def test_a_rate_below_one_is_refused(provider: TracerProvider, rate: int) -> None:
+def test_with_rate_zero_only_those_are_traced_whose_callers_are(provider: TracerProvider) -> None:
+    tracer = Tracer(provider, rate=0)
+    assert traced(tracer, [], 3) == [False, False, False]
+    assert traced(tracer, TRACED, 1) == [True]
+
+
+@pytest.mark.parametrize(("ratio", "rate"), [(1.0, 1), (0.1, 10), (0.001, 1000), (0.0, 0)])
+def test_a_share_of_the_requests_is_one_in_so_many(ratio: float, rate: int) -> None:
+    tracer = connect("http://127.0.0.1:4317", sample_ratio=ratio)
+    assert (tracer.enabled, tracer.rate) == (True, rate)
+    tracer.close()
+
+
+def test_a_negative_rate_is_refused_and_changes_nothing(provider: TracerProvider) -> None:
     tracer = Tracer(provider, enabled=False)
-    with pytest.raises(InvalidRequest, match="expected 1 or more"):
-        tracer.configure(enabled=True, rate=rate)
+    with pytest.raises(InvalidRequest, match="expected N"):
+        tracer.configure(enabled=True, rate=-1)
     assert (tracer.enabled, tracer.rate) == (False, 1)
 
 
@@ -156,8 +205,9 @@ def test_a_server_without_a_collector_says_so_when_tracing_is_switched_on() -> N
 
 def test_opentelemetry_is_not_even_imported_when_tracing_is_off() -> None:
     program = (
-        "import sys; from offramp_server.telemetry.tracing import connect; "
-        "connect('').request([], 'm'); assert not any(name.startswith('opentelemetry') for name in sys.modules)"
+        "import sys; from offramp_server.telemetry.tracing import connect, record_request; "
+        "connect('').request([], 'm'); "
+        "record_request('m', 1, 1); assert not any(name.startswith('opentelemetry') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -201,6 +251,6 @@ def test_spans_reach_a_collector_over_otlp(collector: tuple[str, list[str]]) -> 
     span = tracer.request([], "m")
     assert span is not None
     with span:
-        span.answered("1", items=1, queue_ns=1, input_ns=1, infer_ns=1, output_ns=1)
+        record_request("m", queue_ns=1, infer_ns=1)
     tracer.close()
-    assert sorted(names) == ["compute_infer", "compute_input", "compute_output", "infer", "queue"]
+    assert sorted(names) == ["compute", "infer", "queue"]

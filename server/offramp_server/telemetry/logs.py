@@ -25,7 +25,7 @@ MAX_MESSAGE_CHARACTERS = 2000
 MAX_FIELD_CHARACTERS = 256
 MAX_TRACEBACK_CHARACTERS = 16_000
 
-LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 # Controls (C0, DEL, C1), line and paragraph separators, marks that turn the writing direction, lone surrogates.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -73,7 +73,7 @@ class LogControl:
         if format not in FORMATTERS:
             raise InvalidRequest(f"unknown log format {shown(format)!r}: expected one of {', '.join(FORMATTERS)}")
         if isinstance(level, bool) or not isinstance(level, int) or level < 0:
-            expected = ", ".join(f"{number} ({name})" for number, name in LEVELS.items())
+            expected = ", ".join(f"{number} ({name})" for name, number in LEVELS.items())
             raise InvalidRequest(f"unknown log level {shown(str(level))!r}: expected a number such as {expected}")
         self._level, self._format = level, format
         self.handler.setFormatter(FORMATTERS[format]())

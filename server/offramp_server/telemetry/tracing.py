@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -22,12 +23,27 @@ EXPORT_SECONDS = 5.0
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
-def connect(endpoint: str, enabled: bool = True, rate: int = 1) -> Tracer:
+# The span of the request that the running task serves.
+_current: ContextVar[RequestSpan | None] = ContextVar("offramp_request_span", default=None)
+
+
+def connect(endpoint: str, sample_ratio: float = 1.0) -> Tracer:
     """A tracer that exports over OTLP/gRPC to `endpoint`, e.g. http://127.0.0.1:4317; "": one that cannot trace.
 
+    `sample_ratio` is the share of requests that are traced, rounded to one in a whole number.
     Raises ConfigurationError for an endpoint that is no address, or if OpenTelemetry is not installed.
     """
-    return Tracer(_exporting_provider(endpoint), enabled, rate) if endpoint else Tracer(None, enabled=False)
+    if not endpoint:
+        return Tracer(None, enabled=False)
+    return Tracer(_exporting_provider(endpoint), rate=round(1 / sample_ratio) if sample_ratio else 0)
+
+
+def record_request(model: str, queue_ns: int, infer_ns: int) -> None:
+    """Add where the time went to the span of the present request, if it is traced: to be called when a model has
+    answered. A route may do so several times."""
+    span = _current.get()
+    if span is not None:
+        span.computed(model, queue_ns, infer_ns)
 
 
 class Tracer:
@@ -51,7 +67,7 @@ class Tracer:
 
     @property
     def rate(self) -> int:
-        """One request in this many is traced; at least 1."""
+        """One request in this many is traced; 0: only those whose callers want it."""
         return self._rate
 
     def configure(self, *, enabled: bool | None = None, rate: int | None = None) -> None:
@@ -59,21 +75,21 @@ class Tracer:
 
         Raises InvalidRequest for a value that is none, FailedPrecondition if this server cannot trace.
         """
-        if rate is not None and rate < 1:
-            raise InvalidRequest(f"trace rate {rate}: expected 1 or more, for one request in that many")
+        if rate is not None and rate < 0:
+            raise InvalidRequest(f"trace rate {rate}: expected N for one request in N, or 0 for callers' choices only")
         if enabled and self._provider is None:
             raise FailedPrecondition("this server has nowhere to send traces: start it with a tracing endpoint")
         self._enabled = self._enabled if enabled is None else enabled
         self._rate = self._rate if rate is None else rate
 
-    def request(self, metadata: Metadata, model: str, request_id: str = "") -> RequestSpan | None:
-        """The span of a request that has just arrived, to be entered; None if this one is not traced."""
+    def request(self, metadata: Metadata, name: str, request_id: str = "") -> RequestSpan | None:
+        """The span of a request that has just arrived for that model or route; None if this one is not traced."""
         if not self._enabled or self._provider is None:
             return None
         parent = _parent(metadata)
         if not self._chosen(parent):
             return None
-        return RequestSpan(self._provider, parent, model, request_id)
+        return RequestSpan(self._provider, parent, name, request_id)
 
     def _chosen(self, parent: Context | None) -> bool:
         from opentelemetry import trace
@@ -81,7 +97,7 @@ class Tracer:
         if parent is not None:
             return trace.get_current_span(parent).get_span_context().trace_flags.sampled
         self._seen += 1
-        return (self._seen - 1) % self._rate == 0
+        return self._rate > 0 and (self._seen - 1) % self._rate == 0
 
     def close(self) -> None:
         """Send what is left. It may wait some seconds for the collector, so call it off the event loop."""
@@ -92,35 +108,29 @@ class Tracer:
 class RequestSpan:
     """A context manager around one request; an exception that passes through marks the span as failed."""
 
-    def __init__(self, provider: TracerProvider, parent: Context | None, model: str, request_id: str) -> None:
+    def __init__(self, provider: TracerProvider, parent: Context | None, name: str, request_id: str) -> None:
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind
 
-        attributes = {
-            "rpc.system": "grpc",
-            "offramp.model": shown(model),
-            "offramp.request_id": shown(request_id),
-        }
+        attributes = {"rpc.system": "grpc", "offramp.model": shown(name), "offramp.request_id": shown(request_id)}
         self._tracer = provider.get_tracer("offramp")
         self._span: Span = self._tracer.start_span(
             "infer", Context() if parent is None else parent, SpanKind.SERVER, attributes
         )
 
-    def answered(self, version: str, items: int, queue_ns: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
-        """Add where the time went, as child spans that end now. To be called when the outputs have come."""
+    def computed(self, model: str, queue_ns: int, infer_ns: int) -> None:
+        """Add a child span for the queue and one for the computation, which has ended just now."""
         from opentelemetry.trace import set_span_in_context
 
-        self._span.set_attribute("offramp.version", version)
-        self._span.set_attribute("offramp.items", items)
         context = set_span_in_context(self._span)
-        parts = {"queue": queue_ns, "compute_input": input_ns, "compute_infer": infer_ns, "compute_output": output_ns}
-        start = time.time_ns() - sum(parts.values())
-        for name, duration in parts.items():
-            child = self._tracer.start_span(name, context, start_time=start)
+        start = time.time_ns() - queue_ns - infer_ns
+        for name, duration in (("queue", queue_ns), ("compute", infer_ns)):
+            child = self._tracer.start_span(name, context, attributes={"offramp.model": model}, start_time=start)
             start += duration
             child.end(start)
 
     def __enter__(self) -> RequestSpan:
+        self._outer = _current.set(self)
         return self
 
     def __exit__(
@@ -128,6 +138,7 @@ class RequestSpan:
     ) -> None:
         from opentelemetry.trace import Status, StatusCode
 
+        _current.reset(self._outer)
         if kind is not None:
             self._span.set_attribute("error.type", kind.__name__)
             self._span.set_status(Status(StatusCode.ERROR, shown(str(error))))
