@@ -14,10 +14,9 @@ from google.protobuf.message import Message
 
 from offramp_server.rpc.auth import Authenticator
 from offramp_server.rpc.status import failure_of
-from offramp_server.text import quoted
 from offramp_server.transport.interface import CallContext, CallFailed, Code, Handler, Method, Service
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("offramp.rpc")
 
 # What the operator may have to act on; the other codes say that the caller should.
 _OPERATORS = frozenset(
@@ -86,7 +85,7 @@ def _log_cancelled(method: str, request: Any, started: float) -> None:
 
 
 def _log(level: int, method: str, request: Any, started: float, code: Code, message: str) -> None:
-    """One line that stands for itself as text, and as fields where the log is JSON. Never a payload."""
+    """One line for one call; what the caller sent is named and never shown."""
     if not _logger.isEnabledFor(level):
         return
     fields = {
@@ -96,14 +95,4 @@ def _log(level: int, method: str, request: Any, started: float, code: Code, mess
         "code": code.name,
         "ms": round((time.perf_counter() - started) * 1000, 3),
     }
-    _logger.log(
-        level,
-        "%s model=%s id=%s %s %.3f ms%s",
-        method,
-        quoted(fields["model"]),
-        quoted(fields["request_id"]),
-        code.name,
-        fields["ms"],
-        f": {message}" if message else "",
-        extra=fields,
-    )
+    _logger.log(level, "call failed: %s" if message else "call ended%s", message, extra=fields)

@@ -43,8 +43,6 @@ class Placement:
 class ReplyPlan:
     """What of the request the encoder has to know."""
 
-    # As the client sent it; the answer repeats it.
-    id: str
     # Typed contents came, and go back.
     typed: bool = False
     placements: dict[str, Placement] = field(default_factory=dict)
@@ -55,7 +53,6 @@ class ReplyPlan:
 def decode(
     message: ModelInferRequest,
     *,
-    request_id: str,
     deadline: float | None,
     now: float,
     shared_memory: SharedMemory,
@@ -63,15 +60,15 @@ def decode(
 ) -> tuple[InferRequest, ReplyPlan]:
     """Read a request.
 
-    `request_id` stands in for an id that the client did not send; `deadline` is that of the call and `now` the
-    time, both on the event loop's clock. Raises InvalidRequest, and what SharedMemory raises.
+    `deadline` is that of the call and `now` the time, both on the event loop's clock. Raises InvalidRequest, and what
+    SharedMemory raises.
     """
     _check_limits(message, limits)
-    plan = ReplyPlan(message.id)
+    plan = ReplyPlan()
     request = InferRequest(
         model=message.model_name,
         version=message.model_version,
-        id=message.id or request_id,
+        id=message.id,
         inputs=_read_inputs(message, plan, shared_memory, limits),
         deadline=deadline,
     )
@@ -228,10 +225,16 @@ def _refuse_sequence(sequence_id: ParameterValue) -> None:
         )
 
 
-def encode(response: InferResponse, plan: ReplyPlan, request_id: str, endpoint: EndpointInfo | None) -> Any:
-    """Write an answer. `endpoint` may be None unless the plan asks for classes. Raises InvalidRequest if an output
-    does not fit its place in shared memory or cannot be classified."""
-    message = ModelInferResponse(model_name=response.model, model_version=response.version, id=plan.id)
+def encode(
+    response: InferResponse, plan: ReplyPlan, *, client_id: str, request_id: str, endpoint: EndpointInfo | None
+) -> ModelInferResponse:
+    """Write an answer.
+
+    `client_id` is the id that the client sent, possibly none, and `request_id` the one that the log has. `endpoint`
+    may be None unless the plan asks for classes. Raises InvalidRequest if an output does not fit its place in shared
+    memory or cannot be classified.
+    """
+    message = ModelInferResponse(model_name=response.model, model_version=response.version, id=client_id)
     outputs = response.outputs
     if plan.classes and endpoint is not None:
         outputs = [_classified(tensor, plan, endpoint) for tensor in outputs]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from offramp_server import errors
 from offramp_server.transport.interface import CallFailed, Code
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("offramp.rpc")
 
 # UNAVAILABLE is what clients (KServe's among them) retry by themselves, so overload must not be in it.
 # A model that failed is UNKNOWN because INTERNAL tells the caller nothing, and here there is something to tell.
