@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 
 class Health(enum.Enum):
@@ -60,7 +60,7 @@ class HealthBoard:
         known = self._server if name in self._services else self._endpoints.get(name)
         return Health.NOT_SERVING if known is not None and self._draining else known
 
-    async def watch(self, name: str) -> AsyncIterator[Health | None]:
+    async def watch(self, name: str) -> AsyncGenerator[Health | None, None]:
         """The status now and after each change, until `close`. States that nobody had time to read are skipped."""
         changed = asyncio.Event()
         self._watchers.add(changed)

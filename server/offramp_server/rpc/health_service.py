@@ -32,7 +32,7 @@ class HealthCalls:
     async def watch(
         self, request: health_pb2.HealthCheckRequest, context: CallContext
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        async with aclosing(self._board.watch(request.service)) as changes:  # type: ignore[type-var]
+        async with aclosing(self._board.watch(request.service)) as changes:
             async for health in changes:
                 yield _response(health)
 

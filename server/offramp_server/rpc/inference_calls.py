@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any
 
 from open_inference import grpc_predict_v2_pb2 as pb
 
@@ -81,7 +80,7 @@ class InferenceCalls:
         """An error is the answer to its request, and the stream goes on."""
         ends_on_error = context.metadata.get(_END_ON_ERROR) == "true"
         answer = partial(self._answer_in_stream, deadline=context.deadline, ends_on_error=ends_on_error)
-        async with aclosing(_generator(answer_in_order(requests, answer, self._stream_window))) as answers:
+        async with aclosing(answer_in_order(requests, answer, self._stream_window)) as answers:
             async for response in answers:
                 yield response
 
@@ -121,7 +120,3 @@ class InferenceCalls:
         # One answer for each request: it is always the last one, and as with Triton it says so unasked.
         response.infer_response.parameters[_FINAL_RESPONSE].bool_param = True
         return response
-
-
-def _generator(iterator: Any) -> Any:
-    return iterator

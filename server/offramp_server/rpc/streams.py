@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 Request = TypeVar("Request")
@@ -12,7 +12,7 @@ Answer = TypeVar("Answer")
 
 async def answer_in_order(
     requests: AsyncIterator[Request], answer: Callable[[Request], Coroutine[Any, Any, Answer]], window: int
-) -> AsyncIterator[Answer]:
+) -> AsyncGenerator[Answer, None]:
     """Yield the answers of `requests` in their order.
 
     At most `window` requests are read ahead of the answer that the consumer has taken, so a client that does not read
