@@ -1,4 +1,6 @@
-"""Generate the protobuf modules beside their .proto files (`make generate`; needs grpcio-tools).
+"""Generate the protobuf modules beside their .proto files (`make generate`), or `--check` that they are up to date.
+
+Needs the grpcio-tools of scripts/generate-requirements.txt.
 
 Package `inference` is registered by tritonclient and by KServe's client in protobuf's default descriptor pool, so a
 process that loads one of them could not load ours as well. The generated modules of that package therefore get a
@@ -7,7 +9,9 @@ pool of their own: the one line of generated code that names the default pool is
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
 from importlib import resources
 from pathlib import Path
 
@@ -20,18 +24,44 @@ DEFAULT_POOL_USE = "_descriptor_pool.Default()"
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Generate the protobuf modules beside their .proto files.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a module is out of date")
+    check: bool = parser.parse_args().check
+    if not check:
+        generate(ROOT)
+        return 0
+    stale = out_of_date()
+    for module in stale:
+        print(f"{module} is not what its .proto file generates; run: make generate", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def generate(output: Path) -> None:
     sources = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
-    status = run_protoc(sources)
+    run_protoc(sources, output)
     for source in sources:
         if source.startswith(PRIVATE_POOL_PACKAGES):
-            use_private_pool(ROOT / source.replace(".proto", "_pb2.py"))
-    return status
+            use_private_pool(output / source.replace(".proto", "_pb2.py"))
 
 
-def run_protoc(sources: list[str]) -> int:
+def out_of_date() -> list[Path]:
+    """Generated modules that differ from a fresh run, are missing, or have lost their .proto file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        generate(Path(scratch))
+        fresh = modules(Path(scratch))
+    present = modules(ROOT)
+    return sorted(ROOT / name for name in fresh.keys() | present.keys() if fresh.get(name) != present.get(name))
+
+
+def modules(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*_pb2.py*") if path.suffix != ".pyc"}
+
+
+def run_protoc(sources: list[str], output: Path) -> None:
     well_known = resources.files("grpc_tools") / "_proto"
-    arguments = ["protoc", f"-I{ROOT}", f"-I{well_known}", f"--python_out={ROOT}", f"--pyi_out={ROOT}", *sources]
-    return int(protoc.main(arguments))
+    arguments = ["protoc", f"-I{ROOT}", f"-I{well_known}", f"--python_out={output}", f"--pyi_out={output}", *sources]
+    if protoc.main(arguments) != 0:
+        raise SystemExit("protoc failed; what it said is above")
 
 
 def use_private_pool(module: Path) -> None:

@@ -1,0 +1,61 @@
+# Needs Python >= 3.11 with its venv module, and nothing else: everything is installed into .venv on demand.
+PYTHON ?= python3
+# Further options for `offramp serve`, `pytest` and the benchmark, e.g. make serve ARGS='--grpc-port 9001'
+ARGS ?=
+
+VENV := .venv
+GENERATE_VENV := .venv-generate
+FASHION := build/fashion-repository
+BUF := @bufbuild/buf@1.75.0
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+RUNTIME := $(VENV)/.installed-runtime
+DEV := $(VENV)/.installed-dev
+GENERATOR := $(GENERATE_VENV)/.installed
+
+.PHONY: help demo serve test check generate bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## Serve a Fashion-MNIST teacher and students, measure them on real images, and leave
+	$(VENV)/bin/python examples/fashion/demo.py --repository $(FASHION) $(ARGS)
+
+serve: $(RUNTIME) ## Serve the demo's models until Ctrl-C
+	$(VENV)/bin/python examples/fashion/export.py $(FASHION)
+	$(VENV)/bin/offramp serve --model-repository $(FASHION) $(ARGS)
+
+test: $(DEV) ## Run all tests
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(DEV) $(GENERATOR) ## Lint, check types, and see that the generated code is up to date
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(GENERATE_VENV)/bin/python scripts/generate_protos.py --check
+	@if command -v npx > /dev/null; then set -x; npx --yes $(BUF) lint; \
+	else echo 'buf lint: left out, as there is no npx'; fi
+
+generate: $(GENERATOR) ## Generate the protobuf modules from the .proto files
+	$(GENERATE_VENV)/bin/python scripts/generate_protos.py
+
+bench: $(DEV) ## Measure the server beside a plain gRPC echo and beside bare compute
+	$(VENV)/bin/python -m benchmarks.serve $(ARGS)
+
+clean: ## Remove what these commands have made
+	rm -rf $(VENV) $(GENERATE_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[server,examples]'
+	touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	touch $(RUNTIME) $@
+
+$(GENERATOR): scripts/generate-requirements.txt | $(GENERATE_VENV)/bin/python
+	$(GENERATE_VENV)/bin/python $(PIP_INSTALL) -r scripts/generate-requirements.txt
+	touch $@
+
+$(VENV)/bin/python $(GENERATE_VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(patsubst %/bin/python,%,$@)
