@@ -34,6 +34,8 @@ class ModelRegistry:
     """The table of models. A load replaces a model's versions at once and lets the old ones finish what they have."""
 
     def __init__(self, read: ModelReader, loader: ModelLoader, stats: Stats) -> None:
+        # Called after every change of what can answer.
+        self.on_change: Callable[[], None] = lambda: None
         self._read = read
         self._loader = loader
         self._stats = stats
@@ -170,6 +172,7 @@ class ModelRegistry:
     def _set_states(self, name: str, versions: Iterable[str], state: str, reason: str = "") -> None:
         for version in versions:
             self._states[name][version] = IndexEntry(name, version, state, reason)
+        self.on_change()
 
     def _not_ready(self, name: str) -> OfframpError:
         entries = self._states.get(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from offramp_adapters.routes.strategy import Strategy
 
 from offramp_server.endpoints import RouteInfo
@@ -13,6 +15,8 @@ class RouteTable:
     """Routes by name. A change of a route takes effect for the next request."""
 
     def __init__(self, models: ModelRegistry) -> None:
+        # Called after every change of what can answer.
+        self.on_change: Callable[[], None] = lambda: None
         self._models = models
         self._routes: dict[str, Strategy] = {}
 
@@ -24,9 +28,11 @@ class RouteTable:
         for model in strategy.models:
             self._models.get(model.name, model.version)
         self._routes[name] = strategy
+        self.on_change()
 
     def remove(self, name: str) -> None:
         self._routes.pop(name, None)
+        self.on_change()
 
     def names(self) -> list[str]:
         return sorted(self._routes)

@@ -29,7 +29,7 @@ from offramp_server.transport.interface import (
     TlsMaterial,
 )
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("offramp.transport")
 
 _GrpcHandler: TypeAlias = Callable[[Any, Any], Coroutine[Any, Any, "bytes | None"]]
 _STATUS = MappingProxyType({status.value[0]: status for status in grpc.StatusCode})

@@ -15,6 +15,11 @@ class ModelExecutor(Executor, Protocol):
     @property
     def alive(self) -> bool: ...
 
+    @property
+    def process_id(self) -> int | None:
+        """None: it runs in this process."""
+        ...
+
     async def start(self) -> None:
         """Return when it can load models. Raises LoadError if it does not come up."""
         ...

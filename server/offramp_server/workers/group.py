@@ -51,9 +51,13 @@ class WorkerGroup:
         self._changes = asyncio.Lock()
         self._refill: asyncio.Task[None] | None = None
 
-    def counts(self) -> dict[str, int]:
-        """Living workers by state."""
-        return {"active": len(self._actives), "standby": len(self._standbys)}
+    @property
+    def actives(self) -> list[ModelExecutor]:
+        return list(self._actives)
+
+    @property
+    def standbys(self) -> list[ModelExecutor]:
+        return list(self._standbys)
 
     @property
     def executors(self) -> list[ModelExecutor]:

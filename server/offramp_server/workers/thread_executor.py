@@ -27,6 +27,7 @@ class ThreadExecutor:
     """One computing thread. Models load in another, so that loading holds up nothing."""
 
     slots = SLOTS
+    process_id = None
 
     def __init__(self, name: str, sink: BatchSink) -> None:
         self.name = name

@@ -1,0 +1,109 @@
+"""Puts together everything behind the wire: models, routes, queues and workers. No ports, no signals."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp_server.config import Settings, WorkerSettings
+from offramp_server.errors import ConfigurationError, Unavailable
+from offramp_server.repository import reader
+from offramp_server.repository.catalog import Catalog
+from offramp_server.repository.registry import ModelRegistry
+from offramp_server.repository.routes import RouteTable
+from offramp_server.scheduling.admission import Admission
+from offramp_server.scheduling.scheduler import Scheduler
+from offramp_server.serving import Serving
+from offramp_server.telemetry.stats import Stats
+from offramp_server.validation import Limits
+from offramp_server.workers.backend import Backend
+from offramp_server.workers.executor import ModelExecutor
+from offramp_server.workers.group import DeathHandler, ExecutorFactory
+from offramp_server.workers.process_executor import ProcessExecutor
+from offramp_server.workers.thread_executor import ThreadExecutor
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The running parts that the outer layers need."""
+
+    settings: Settings
+    serving: Serving
+    models: ModelRegistry
+    catalog: Catalog
+    admission: Admission
+    backend: Backend
+
+    async def drain(self) -> bool:
+        """Refuse what is new, finish what is there, and give up what takes too long. Whether nothing was given up."""
+        if await self.serving.drain(self.settings.server.drain_timeout):
+            return True
+        self.backend.fail_all(Unavailable("the server is shutting down"))
+        return False
+
+    async def close(self) -> None:
+        self.serving.live = self.serving.ready = False
+        await self.models.close()
+        await self.backend.close()
+
+
+def build_core(repository: Path, settings: Settings) -> Core:
+    """On the running event loop. Loads nothing yet. Raises ConfigurationError."""
+    reader.check_repository(repository)
+    stats = Stats()
+    workers = settings.workers
+    standbys = workers.standby if workers.mode == "process" else 0
+    backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats)
+    models = ModelRegistry(lambda name: reader.read_model(repository, name), backend, stats)
+    routes = RouteTable(models)
+    catalog = Catalog(repository, models, routes)
+    admission = Admission(settings.limits.max_in_flight)
+    serving = Serving(models, routes, catalog, admission, request_limits(settings), stats)
+    return Core(settings, serving, models, catalog, admission, backend)
+
+
+def request_limits(settings: Settings) -> Limits:
+    return Limits(
+        max_tensor_bytes=settings.server.max_message_bytes,
+        max_name_length=settings.limits.max_name_length,
+        max_entries=settings.limits.max_tensors,
+    )
+
+
+def executor_factory(settings: WorkerSettings) -> ExecutorFactory:
+    """Raises ConfigurationError if this system cannot have workers of that kind."""
+    if settings.mode == "process" and sys.platform != "linux":
+        raise ConfigurationError(
+            'workers.mode = "process" needs Linux (memfd and eventfd); use "in-process" on this system'
+        )
+
+    def make_process(name: str, scheduler: Scheduler, on_death: DeathHandler) -> ModelExecutor:
+        return ProcessExecutor(name, scheduler, on_death, settings.startup_timeout, settings.hang_timeout)
+
+    def make_thread(name: str, scheduler: Scheduler, on_death: DeathHandler) -> ModelExecutor:
+        return ThreadExecutor(name, scheduler)
+
+    return make_process if settings.mode == "process" else make_thread
+
+
+@asynccontextmanager
+async def serve_in_process(repository: Path | str, settings: Settings | None = None) -> AsyncIterator[Serving]:
+    """The server without a wire, for tests and for embedding.
+
+        async with serve_in_process("models") as serving:
+            response = await serving.infer(InferRequest("fashion-student", [Tensor.from_numpy("image", image)]))
+
+    Models run in a thread of this process unless `settings` say otherwise. Raises ConfigurationError.
+    """
+    settings = settings or Settings(workers=WorkerSettings(mode="in-process"))
+    core = build_core(Path(repository), settings)
+    try:
+        await core.catalog.load_all()
+        core.serving.ready = True
+        yield core.serving
+        await core.drain()
+    finally:
+        await core.close()

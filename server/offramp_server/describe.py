@@ -1,0 +1,58 @@
+"""What metadata and configuration say of a loaded model or a route."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offramp_adapters.routes.strategy import Strategy
+
+from offramp_server.endpoints import EndpointInfo
+from offramp_server.workers.backend import LoadedModel
+
+PLATFORMS = {"pt2": "pytorch_exported_program", "onnx": "onnx_onnxv1"}
+
+
+def model(loaded: LoadedModel, versions: Sequence[str]) -> EndpointInfo:
+    spec, engine = loaded.spec, loaded.report.engine
+    return EndpointInfo(
+        name=spec.name,
+        versions=tuple(versions),
+        platform=PLATFORMS[spec.format],
+        backend=engine.backend,
+        max_batch_size=spec.max_batch_size,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        device=engine.device,
+        instances=spec.engine.instances,
+        max_queue_items=spec.batching.max_queue_items,
+        default_timeout=spec.batching.default_timeout,
+        model_filename=spec.path.name,
+        parameters={
+            **spec.metadata,
+            "engine": engine.backend,
+            "engine_reason": engine.reason,
+            "precision": engine.precision,
+            "threads": str(engine.threads),
+            "sha256": spec.digest,
+            "size_bytes": str(spec.size_bytes),
+        },
+    )
+
+
+def route(name: str, strategy: Strategy, first: LoadedModel, version: str) -> EndpointInfo:
+    """A route takes and answers what its first model does."""
+    spec = first.spec
+    return EndpointInfo(
+        name=name,
+        versions=(version,),
+        platform=f"offramp_route_{strategy.kind}",
+        backend="offramp",
+        max_batch_size=spec.max_batch_size,
+        inputs=spec.inputs,
+        outputs=spec.outputs,
+        device=first.report.engine.device,
+        instances=spec.engine.instances,
+        max_queue_items=spec.batching.max_queue_items,
+        default_timeout=spec.batching.default_timeout,
+        composing=tuple(model.name for model in strategy.models),
+    )

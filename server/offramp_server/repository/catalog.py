@@ -1,0 +1,55 @@
+"""The model repository's folder, and what of it is served: each sub-folder is a model or a route."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from offramp_server.errors import OfframpError
+from offramp_server.repository import reader
+from offramp_server.repository.registry import ModelRegistry
+from offramp_server.repository.routes import RouteTable
+
+log = logging.getLogger("offramp.repository")
+
+
+class Catalog:
+    """Loads, reloads and unloads by folder name."""
+
+    def __init__(self, repository: Path, models: ModelRegistry, routes: RouteTable) -> None:
+        self._repository = repository
+        self._models = models
+        self._routes = routes
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Call this after every change of what can answer."""
+        self._models.on_change = self._routes.on_change = call
+
+    async def load_all(self) -> None:
+        """Load every model, then every route. What cannot be loaded is logged and shows in the index; the rest is
+        served."""
+        names = await asyncio.to_thread(reader.folder_names, self._repository)
+        are_routes = {name: reader.is_route(self._repository / name) for name in names}
+        for name in sorted(names, key=lambda name: (are_routes[name], name)):
+            try:
+                await self.load(name)
+            except OfframpError as error:
+                self._models.report_broken(name, error)
+
+    async def load(self, name: str) -> None:
+        """Load or reload what is in the folder now. Raises NotFound, ConfigurationError or LoadError."""
+        if reader.is_route(self._repository / name):
+            strategy = await asyncio.to_thread(reader.read_route, self._repository, name)
+            self._routes.put(name, strategy)
+            log.info('route "%s" is ready: %s of %s', name, strategy.kind, ", ".join(map(str, strategy.models)))
+        else:
+            await self._models.load(name)
+
+    async def unload(self, name: str) -> None:
+        """Raises NotFound."""
+        if self._routes.get(name) is not None:
+            self._routes.remove(name)
+        else:
+            await self._models.unload(name)

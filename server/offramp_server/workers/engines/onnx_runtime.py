@@ -1,0 +1,133 @@
+"""ONNX Runtime on the CPU. Never imports torch."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from open_inference.tensor import BF16, BYTES, ITEM_SIZES, NUMPY_TYPES, Tensor
+
+from offramp_server.errors import InvalidRequest, LoadError
+from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.workers.engines.answers import batch_size, check_output
+from offramp_server.workers.engines.base import EngineReport
+
+# onnx.TensorProto.BFLOAT16; importing onnx for one number would cost every worker 30 MB.
+_ONNX_BFLOAT16 = 16
+_FATAL = 4
+
+
+class OnnxRuntimeEngine:
+    """One session. BYTES are ONNX strings and have to be UTF-8."""
+
+    def __init__(self, spec: ModelSpec, threads: int, reason: str) -> None:
+        """Raises LoadError."""
+        self.report = EngineReport("onnxruntime", "cpu", "fp32", threads, reason)
+        self._spec = spec
+        self._input_names = [tensor.source or tensor.name for tensor in spec.inputs]
+        self._output_names = [tensor.source or tensor.name for tensor in spec.outputs]
+        self._session = _session(spec, threads)
+        self._check_names()
+        datatypes = {tensor.datatype for tensor in (*spec.inputs, *spec.outputs)}
+        if {BF16, BYTES} <= datatypes:
+            raise LoadError(f'model "{spec.name}": ONNX Runtime takes BF16 or BYTES, not both in one model')
+        self._run = self._run_values if BF16 in datatypes else self._run_arrays
+
+    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        batch = batch_size(self._spec, inputs)
+        answers = self._run(inputs)
+        for output, answer in zip(self._spec.outputs, answers, strict=True):
+            check_output(self._spec, output, answer.datatype, answer.shape, batch)
+        return answers
+
+    def close(self) -> None:
+        self._session = None
+
+    def _run_arrays(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        feeds = dict(zip(self._input_names, map(_array, inputs), strict=True))
+        results = self._session.run(self._output_names, feeds)
+        return [_answer(output, result) for output, result in zip(self._spec.outputs, results, strict=True)]
+
+    def _run_values(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """numpy has no BF16, and ONNX Runtime's own values, which do, cost 50 us more for each call."""
+        feeds = dict(zip(self._input_names, map(_value, inputs), strict=True))
+        results = self._session.run_with_ort_values(self._output_names, feeds)
+        return [_answer_value(output, result) for output, result in zip(self._spec.outputs, results, strict=True)]
+
+    def _check_names(self) -> None:
+        _expect_names(self._spec, "input", self._input_names, [item.name for item in self._session.get_inputs()])
+        known = [item.name for item in self._session.get_outputs()]
+        missing = [name for name in self._output_names if name not in known]
+        if missing:
+            _refuse_names(self._spec, "output", self._output_names, known)
+
+
+def _session(spec: ModelSpec, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A pool that spins between calls took six times the CPU of the calls themselves, from the front end's core.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Whatever goes wrong comes as an exception too.
+    options.log_severity_level = _FATAL
+    try:
+        return onnxruntime.InferenceSession(str(spec.path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise LoadError(
+            f'model "{spec.name}": ONNX Runtime cannot load {spec.path.name}: {str(error).strip().splitlines()[0]}'
+        ) from error
+
+
+def _expect_names(spec: ModelSpec, what: str, declared: list[str], found: list[str]) -> None:
+    if set(declared) != set(found):
+        _refuse_names(spec, what, declared, found)
+
+
+def _refuse_names(spec: ModelSpec, what: str, declared: list[str], found: list[str]) -> None:
+    raise LoadError(
+        f'model "{spec.name}": {what}s {", ".join(declared)} are declared, {spec.path.name} has {", ".join(found)}'
+    )
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    return _strings(tensor) if tensor.datatype == BYTES else tensor.numpy()
+
+
+def _strings(tensor: Tensor) -> npt.NDArray[Any]:
+    """ONNX Runtime takes str objects; given bytes it would write out their Python notation."""
+    elements = tensor.numpy().reshape(-1)
+    try:
+        texts = [element.decode() for element in elements]
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f'input "{tensor.name}": strings of an ONNX model are UTF-8, got {error}') from error
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array.reshape(tensor.shape)
+
+
+def _value(tensor: Tensor) -> Any:
+    from onnxruntime import OrtValue
+
+    array = np.frombuffer(tensor.data, dtype=NUMPY_TYPES[tensor.datatype]).reshape(tensor.shape)
+    if tensor.datatype == BF16:
+        return OrtValue.ortvalue_from_numpy_with_onnx_type(array, _ONNX_BFLOAT16)
+    return OrtValue.ortvalue_from_numpy(array)
+
+
+def _answer(output: TensorSpec, result: Any) -> Tensor:
+    array = np.asarray(result)
+    return Tensor.from_numpy(output.name, array, copy=False)
+
+
+def _answer_value(output: TensorSpec, value: Any) -> Tensor:
+    shape = tuple(value.shape())
+    if value.data_type() != "tensor(bfloat16)":
+        return _answer(output, value.numpy())
+    size = ITEM_SIZES[BF16] * math.prod(shape)
+    return Tensor(output.name, BF16, shape, ctypes.string_at(value.data_ptr(), size) if size else b"")

@@ -1,0 +1,95 @@
+"""torch without a compiler: the operators of an exported program, one after the other.
+
+On CUDA the weights and the devices written into the graph are moved there, inputs are sent without blocking, and the
+device is synchronised before an answer is read. That path has not been run: there was no GPU where it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from open_inference.tensor import Tensor
+
+from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.workers.engines import torch_tensors
+from offramp_server.workers.engines.answers import batch_size, check_count, check_output
+from offramp_server.workers.engines.base import EngineReport
+from offramp_server.workers.engines.program import Program
+
+LOW_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+Forward = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+
+
+class TorchEngine:
+    """Executes a program as it is, or any other function (a compiled one) that answers the same."""
+
+    def __init__(self, spec: ModelSpec, program: Program, report: EngineReport, forward: Forward | None = None) -> None:
+        self.report = report
+        self._spec = spec
+        self._device = torch.device(report.device)
+        self._program = program
+        self._forward = forward or program
+        self._copies_inputs = program.writes_in_place
+        self._weights = program.storages()
+
+    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        # torch keeps the number of threads for each thread that calls it, and other engines of the process set it too.
+        if torch.get_num_threads() != self.report.threads:
+            torch.set_num_threads(self.report.threads)
+        # Inputs are made inside inference mode: compiled code is guarded by how its tensors were made.
+        with torch.inference_mode(), self._precision():
+            tensors = [torch_tensors.from_wire(tensor, self._copies_inputs) for tensor in inputs]
+            results = self._forward(self._to_device(tensors))
+            check_count(self._spec, len(results))
+            return self._answers(self._to_host(results), tensors, batch_size(self._spec, inputs))
+
+    def close(self) -> None:
+        # The modules of an exported program are in cycles; their weights should not wait for the collector.
+        for module in self._program.module.modules():
+            module._parameters.clear()
+            module._buffers.clear()
+        self._weights = set()
+        self._forward = _closed
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        dtype = LOW_PRECISIONS.get(self.report.precision)
+        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype=dtype)
+
+    def _to_device(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self._device.type == "cpu":
+            return tensors
+        return [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+
+    def _to_host(self, results: list[torch.Tensor]) -> list[torch.Tensor]:
+        if self._device.type == "cpu":
+            return results
+        results = [result.to("cpu", non_blocking=True) for result in results]
+        torch.cuda.current_stream(self._device).synchronize()
+        return results
+
+    def _answers(
+        self, results: list[torch.Tensor], inputs: list[torch.Tensor], batch: int | None
+    ) -> list[Tensor]:
+        borrowed = self._weights.union(map(torch_tensors.storage_of, inputs))
+        pairs = zip(self._spec.outputs, results, strict=True)
+        return [self._answer(output, result, borrowed, batch) for output, result in pairs]
+
+    def _answer(self, output: TensorSpec, result: torch.Tensor, borrowed: set[int], batch: int | None) -> Tensor:
+        result = self._declared_precision(output, result)
+        shape = tuple(result.shape)
+        check_output(self._spec, output, torch_tensors.datatype_of(result), shape, batch)
+        return Tensor(output.name, output.datatype, shape, torch_tensors.to_wire(torch_tensors.owned(result, borrowed)))
+
+    def _declared_precision(self, output: TensorSpec, result: torch.Tensor) -> torch.Tensor:
+        """Computing in another precision must not change what travels."""
+        if self.report.precision not in LOW_PRECISIONS or not result.is_floating_point():
+            return result
+        return result.to(torch_tensors.TORCH_TYPES[output.datatype])
+
+
+def _closed(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    raise RuntimeError("the engine is closed")

@@ -1,0 +1,139 @@
+"""What `auto` does with a `.pt2` on the CPU: times the cheap rewritings of the program, keeps the fastest that agrees.
+
+Only programs with convolutions have candidates. They cost a few runs each, unlike compilation, which takes from ten
+seconds to minutes and is left to those who ask for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from offramp_server.model_spec import ModelSpec
+from offramp_server.workers.engines import torch_tensors
+from offramp_server.workers.engines.fold import convolutions, fold_batch_norms
+from offramp_server.workers.engines.program import ExportedProgram, Program, program_of
+from offramp_server.workers.engines.warmup import sample_inputs
+
+AS_EXPORTED = "as exported"
+# Largest difference from the program as exported, relative to its largest output.
+TOLERANCE = 1e-4
+# Instances of one model decide for themselves: a difference that might be noise must not make them differ.
+_WORTHWHILE = 0.95
+_RUNS = 3
+_SECONDS_PER_SIZE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The program that was chosen and why. `measured`: seconds for a full batch, by candidate."""
+
+    program: Program
+    reason: str
+    measured: dict[str, float]
+
+
+def choose_program(exported: ExportedProgram, spec: ModelSpec) -> Choice:
+    """Time the candidates at batch size 1 and the largest. Call it with the threads and modes of execution set."""
+    reference = program_of(exported, spec)
+    candidates = _candidates(exported, spec, reference)
+    if not candidates:
+        return Choice(reference, f"auto: {AS_EXPORTED}, nothing to rewrite", {})
+    batches = [_tensors(spec, items) for items in sorted({1, max(1, spec.max_batch_size)})]
+    answers = [reference(batch) for batch in batches]
+    agreeing = {name: program for name, program in candidates.items() if _agrees(program, batches, answers)}
+    programs = {AS_EXPORTED: reference, **agreeing}
+    seconds = {name: [_seconds(program, batch) for batch in batches] for name, program in programs.items()}
+    return _fastest(programs, seconds)
+
+
+def _fastest(programs: dict[str, Program], seconds: dict[str, list[float]]) -> Choice:
+    share = {name: _share(times, seconds[AS_EXPORTED]) for name, times in seconds.items()}
+    name = min(share, key=share.__getitem__)
+    if share[name] > _WORTHWHILE:
+        name = AS_EXPORTED
+    measured = {candidate: times[-1] for candidate, times in seconds.items()}
+    return Choice(programs[name], f"auto: {name}, {share[name]:.2f} of the time of the program as exported", measured)
+
+
+def _candidates(exported: ExportedProgram, spec: ModelSpec, reference: Program) -> dict[str, Program]:
+    if not convolutions(reference.module):
+        return {}
+    builders: dict[str, Sequence[Callable[[Program], bool]]] = {
+        "channels last": [_channels_last],
+        "batch norms folded": [_fold],
+        "batch norms folded, channels last": [_fold, _channels_last],
+    }
+    built = {name: (program_of(exported, spec), steps) for name, steps in builders.items()}
+    return {name: program for name, (program, steps) in built.items() if all(step(program) for step in steps)}
+
+
+def _fold(program: Program) -> bool:
+    return fold_batch_norms(program.module) > 0
+
+
+def _channels_last(program: Program) -> bool:
+    """Lay out the weights of 2-d convolutions so that activations follow. False where that is no use, or not safe."""
+    module = program.module
+    # A view may not be possible in another layout, for some shapes only: no trial would show it.
+    if any(node.target is torch.ops.aten.view.default for node in module.graph.nodes):
+        return False
+    weights = {str(node.args[1]): node.args[1] for node in convolutions(module)}
+    targets = [str(node.target) for node in weights.values() if isinstance(node, torch.fx.Node) and node.op == "get_attr"]
+    return any([_relayout(module, target) for target in targets])
+
+
+def _relayout(module: torch.fx.GraphModule, target: str) -> bool:
+    owner_name, _, attribute = target.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    weight = getattr(owner, attribute)
+    if weight.dim() != 4:
+        return False
+    # A new tensor, not new strides for the old one: other candidates share it.
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    delattr(owner, attribute)
+    owner.register_buffer(attribute, weight)
+    return True
+
+
+def _tensors(spec: ModelSpec, items: int) -> list[torch.Tensor]:
+    return [torch_tensors.from_wire(tensor, copy=True) for tensor in sample_inputs(spec, items)]
+
+
+def _agrees(program: Program, batches: list[list[torch.Tensor]], answers: list[list[torch.Tensor]]) -> bool:
+    try:
+        return all(
+            _close(result, answer)
+            for batch, expected in zip(batches, answers, strict=True)
+            for result, answer in zip(program(batch), expected, strict=True)
+        )
+    except RuntimeError:
+        # An operator that does not work in this layout.
+        return False
+
+
+def _close(result: torch.Tensor, answer: torch.Tensor) -> bool:
+    if not answer.is_floating_point() or answer.numel() == 0:
+        return torch.equal(result, answer)
+    largest = torch.nan_to_num(answer).abs().max().item()
+    return torch.allclose(result, answer, rtol=0.0, atol=TOLERANCE * largest, equal_nan=True)
+
+
+def _seconds(program: Program, batch: list[torch.Tensor]) -> float:
+    program(batch)
+    times: list[float] = []
+    while len(times) < _RUNS and sum(times) < _SECONDS_PER_SIZE:
+        started = time.perf_counter()
+        program(batch)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _share(times: list[float], reference: list[float]) -> float:
+    """Geometric mean over the batch sizes of the time relative to the reference."""
+    ratios = [mine / theirs for mine, theirs in zip(times, reference, strict=True)]
+    return math.prod(ratios) ** (1 / len(ratios))
