@@ -76,7 +76,8 @@ def read_pt2(path: Path) -> SourceModel:
         inspected = _inspect(file)
         with _named(PROGRAM):
             inputs, outputs = read_signature(inspected.program)
-        return SourceModel(path, "pt2", inputs, outputs)
+        written_by = str(inspected.program["torch_version"])
+        return SourceModel(path, "pt2", inputs, outputs, provenance={"torch_version": written_by})
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,14 @@ _OTHER_TYPES = {
     33: "float8_e8m0fnu",
 }
 _STRIDED = 7
+_LASTING = ("parameter", "buffer", "tensor_constant")
 # Results that share memory with the first argument.
 _VIEW = re.compile(
     r"torch\.ops\.aten\.(view|_unsafe_view|reshape|slice|select|transpose|permute|unsqueeze|squeeze|expand|expand_as"
     r"|narrow|t|mT|detach|alias|flatten|unflatten|unbind|split|chunk|movedim|swapaxes|diagonal|contiguous)\.\w+"
 )
-_IN_PLACE = re.compile(r"torch\.ops\.aten\.(?!_?_)\w*[a-z0-9]_\.\w+")
+# detach_ is how every export marks its constants, and changes no element.
+_IN_PLACE = re.compile(r"torch\.ops\.aten\.(?!detach_|__)\w*[a-z0-9]_\.\w+")
 
 
 def read_signature(program: Json) -> tuple[tuple[SourceTensor, ...], tuple[SourceTensor, ...]]:
@@ -56,52 +58,41 @@ def read_signature(program: Json) -> tuple[tuple[SourceTensor, ...], tuple[Sourc
     _check_unchanging(graph, signature)
     ranges = {key: _range(limits) for key, limits in program["range_constraints"].items()}
     tensors = graph["tensor_values"]
-    return (
-        tuple(_tensor(name, tensors, ranges) for name in _input_names(signature)),
-        tuple(_tensor(name, tensors, ranges) for name in _output_names(signature)),
-    )
+    inputs = tuple(_tensor(name, tensors, ranges) for name in _input_names(signature))
+    outputs = tuple(_tensor(name, tensors, ranges) for name in _output_names(signature))
+    if not outputs:
+        raise LoadError("its forward returns no tensor; expected at least one")
+    return inputs, outputs
 
 
 def _input_names(signature: Json) -> Iterator[str]:
+    """Arguments that were constants when the model was exported stay what they were."""
     for spec in signature["input_specs"]:
         ((kind, body),) = spec.items()
-        if kind == "constant_input":
-            raise LoadError(
-                f'its argument "{body["name"]}" is the constant {_constant(body["value"])}; export the model without '
-                f"it, or make it a tensor"
-            )
         if kind == "user_input":
             ((form, value),) = body["arg"].items()
-            if form != "as_tensor":
-                raise LoadError(f"one of its arguments is not a tensor ({form}); make it a tensor")
-            yield value["name"]
-        elif kind not in ("parameter", "buffer", "tensor_constant"):
+            if form == "as_tensor":
+                yield value["name"]
+            elif form.startswith("as_sym"):
+                raise LoadError("one of its arguments is a number that may vary; make it a tensor, or a constant")
+        elif kind not in (*_LASTING, "constant_input"):
             raise LoadError(f"it needs a {kind}, which cannot be served")
 
 
 def _output_names(signature: Json) -> Iterator[str]:
-    for position, spec in enumerate(signature["output_specs"]):
-        body = spec["user_output"]
-        ((form, value),) = body["arg"].items()
-        if form != "as_tensor":
-            raise LoadError(
-                f"result {position} of its forward is {_constant(body['arg'])}, expected a tensor; return tensors only"
-            )
-        yield value["name"]
-
-
-def _constant(value: Json) -> str:
-    ((kind, constant),) = value.items()
-    if kind == "as_none":
-        return "None"
-    return "a number that depends on the inputs" if isinstance(constant, dict) else repr(constant)
+    """Results that are no tensors (None, numbers) are not served."""
+    for spec in signature["output_specs"]:
+        ((form, value),) = spec.get("user_output", {"arg": {"": None}})["arg"].items()
+        if form == "as_tensor":
+            yield value["name"]
 
 
 def _check_unchanging(graph: Json, signature: Json) -> None:
+    """A call may write to its own inputs, which engines copy, but to nothing that the next call sees."""
     for spec in signature["output_specs"]:
-        ((kind, body),) = spec.items()
-        if kind != "user_output":
-            changed = body.get("buffer_name") or body.get("parameter_name") or body.get("user_input_name") or kind
+        (body,) = spec.values()
+        changed = body.get("buffer_name") or body.get("parameter_name")
+        if changed:
             raise _changes(changed)
     owners = _owners(signature)
     for node in graph["nodes"]:
@@ -115,21 +106,18 @@ def _check_unchanging(graph: Json, signature: Json) -> None:
 
 def _changes(what: str) -> LoadError:
     return LoadError(
-        f'a call changes its "{what}" in place, so that one request would alter the answers to others; call '
-        f"model.eval() before exporting, and copy inputs (x = x.clone()) before changing them"
+        f'each call changes its "{what}", so that one request would alter the answers to others; call model.eval() '
+        f"before exporting it, and keep no state between calls"
     )
 
 
 def _owners(signature: Json) -> dict[str, str]:
-    """Graph name -> what a user calls it, for everything that outlives a call or belongs to the caller."""
-    owners = {}
-    for spec in signature["input_specs"]:
-        (body,) = spec.values()
-        arg = body.get("arg", {})
-        name = arg.get("name") or arg.get("as_tensor", {}).get("name")
-        if name:
-            owners[name] = body.get("buffer_name") or body.get("parameter_name") or name
-    return owners
+    """Graph name -> what a user calls it, for every tensor that outlives a call."""
+    bodies = [body for spec in signature["input_specs"] for kind, body in spec.items() if kind in _LASTING]
+    return {
+        body["arg"]["name"]: body.get("buffer_name") or body.get("parameter_name") or body["tensor_constant_name"]
+        for body in bodies
+    }
 
 
 def _first_tensor(node: Json) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 UNBOUNDED = 2**63 - 1
@@ -41,3 +42,5 @@ class SourceModel:
     external: tuple[Path, ...] = ()
     # Inputs and outputs have names that mean something outside; otherwise only their order does.
     named: bool = False
+    # Where it comes from, for people: opset, versions.
+    provenance: Mapping[str, str] = field(default_factory=dict)
