@@ -38,6 +38,8 @@ class Limits:
     # Inputs, requested outputs, and parameters, each.
     max_entries: int = 256
     max_rank: int = 16
+    # Rows of the batch dimension, where a model would take more.
+    max_batch_items: int = 4096
 
 
 @dataclass(slots=True)
@@ -65,7 +67,7 @@ def validate(
     if request.outputs:
         _check_requested(request.outputs, outputs)
     batched = max_batch_size > 0
-    items = _items(tensors, inputs, max_batch_size) if batched else 1
+    items = _items(tensors, inputs, min(max_batch_size, limits.max_batch_items)) if batched else 1
     symbols: _Symbols = {}
     key: list[tuple[int, ...]] = []
     for tensor, spec in zip(tensors, inputs, strict=True):

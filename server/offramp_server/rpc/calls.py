@@ -10,11 +10,9 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
-from google.protobuf.message import Message
-
 from offramp_server.rpc.auth import Authenticator
 from offramp_server.rpc.status import failure_of
-from offramp_server.transport.interface import CallContext, CallFailed, Code, Handler, Method, Service
+from offramp_server.transport.interface import Answer, CallContext, CallFailed, Code, Handler, Method, Service
 
 _logger = logging.getLogger("offramp.rpc")
 
@@ -35,10 +33,10 @@ def _guard(method: Method, authenticator: Authenticator) -> Method:
 
 
 def _guard_unary(method: Method, authenticator: Authenticator) -> Handler:
-    handler = cast("Callable[[Any, CallContext], Awaitable[Message]]", method.handler)
+    handler = cast("Callable[[Any, CallContext], Awaitable[Answer]]", method.handler)
     authorise, path, clock = authenticator.authorise, method.path, time.perf_counter
 
-    async def call(request: Any, context: CallContext) -> Message:
+    async def call(request: Any, context: CallContext) -> Answer:
         started = clock()
         try:
             authorise(path, request, context)
@@ -58,7 +56,7 @@ def _guard_unary(method: Method, authenticator: Authenticator) -> Handler:
 def _guard_stream(method: Method, authenticator: Authenticator) -> Handler:
     handler = cast("Callable[[Any, CallContext], Any]", method.handler)
 
-    async def call(request: Any, context: CallContext) -> AsyncIterator[Message]:
+    async def call(request: Any, context: CallContext) -> AsyncIterator[Answer]:
         started = time.perf_counter()
         try:
             authenticator.authorise(method.path, request, context)

@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from open_inference import raw_contents
 from open_inference.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from open_inference.tensor import Buffer, Tensor
 
 from offramp_server.endpoints import EndpointInfo
 from offramp_server.errors import InvalidRequest
 from offramp_server.inference import InferRequest, InferResponse, ParameterValue
-from offramp_server.rpc import classification, contents, parameters
+from offramp_server.rpc import classification, contents
+from offramp_server.rpc.parameters import count, flag, read_parameter, write_parameters
 from offramp_server.rpc.shared_memory import Region, SharedMemory
+from offramp_server.rpc.wire import ReceivedRequest
 from offramp_server.text import quoted
 from offramp_server.validation import Limits
 
-REQUEST_ID = "offramp_request_id"
 FINAL_RESPONSE_REQUESTED = "triton_enable_empty_final_response"
 _REGION = "shared_memory_region"
 _OFFSET = "shared_memory_offset"
@@ -51,7 +53,7 @@ class ReplyPlan:
 
 
 def decode(
-    message: ModelInferRequest,
+    received: ReceivedRequest,
     *,
     deadline: float | None,
     now: float,
@@ -63,13 +65,14 @@ def decode(
     `deadline` is that of the call and `now` the time, both on the event loop's clock. Raises InvalidRequest, and what
     SharedMemory raises.
     """
+    message = received.message
     _check_limits(message, limits)
     plan = ReplyPlan()
     request = InferRequest(
         model=message.model_name,
         version=message.model_version,
         id=message.id,
-        inputs=_read_inputs(message, plan, shared_memory, limits),
+        inputs=_read_inputs(received, plan, shared_memory, limits),
         deadline=deadline,
     )
     if message.outputs:
@@ -98,15 +101,15 @@ def _check_length(kind: str, name: str, limits: Limits) -> None:
 
 
 def _read_inputs(
-    message: ModelInferRequest, plan: ReplyPlan, shared_memory: SharedMemory, limits: Limits
+    received: ReceivedRequest, plan: ReplyPlan, shared_memory: SharedMemory, limits: Limits
 ) -> list[Tensor]:
-    raw = list(message.raw_input_contents)
+    raw = received.raw
     unread = iter(raw)
     tensors: list[Tensor] = []
-    for tensor in message.inputs:
+    for tensor in received.message.inputs:
         name = tensor.name
         _check_length("tensor name", name, limits)
-        data: bytes | None
+        data: Buffer | None
         if tensor.HasField("contents"):
             data = _read_typed(tensor, bool(raw))
             plan.typed = True
@@ -116,10 +119,10 @@ def _read_inputs(
             # Without raw contents at all this is a typed tensor of no elements.
             data = next(unread, None) if raw else b""
         if data is None:
-            raise _wrong_raw_count(message)
+            raise _wrong_raw_count(received)
         tensors.append(Tensor(name, tensor.datatype, _read_shape(name, tensor.shape, limits), data))
     if next(unread, None) is not None:
-        raise _wrong_raw_count(message)
+        raise _wrong_raw_count(received)
     return tensors
 
 
@@ -136,11 +139,11 @@ def _read_typed(tensor: Any, raw_sent: bool) -> bytes:
     return contents.read(tensor.name, tensor.datatype, tensor.contents)
 
 
-def _wrong_raw_count(message: ModelInferRequest) -> InvalidRequest:
-    expected = sum(_REGION not in tensor.parameters for tensor in message.inputs)
+def _wrong_raw_count(received: ReceivedRequest) -> InvalidRequest:
+    expected = sum(_REGION not in tensor.parameters for tensor in received.message.inputs)
     return InvalidRequest(
         f"expected an entry of raw_input_contents for each input that is not in shared memory ({expected}), "
-        f"got {len(message.raw_input_contents)}"
+        f"got {len(received.raw)}"
     )
 
 
@@ -166,11 +169,11 @@ def _read_shared(name: str, values: Any, shared_memory: SharedMemory, limits: Li
 
 
 def _read_placement(values: Any, shared_memory: SharedMemory) -> Placement:
-    region = shared_memory.region(str(parameters.read(_REGION, values[_REGION])))
+    region = shared_memory.region(str(read_parameter(_REGION, values[_REGION])))
     if _BYTE_SIZE not in values:
         raise InvalidRequest(f"a tensor in shared memory needs the parameter {_BYTE_SIZE}")
-    byte_size = parameters.count(_BYTE_SIZE, parameters.read(_BYTE_SIZE, values[_BYTE_SIZE]))
-    offset = parameters.count(_OFFSET, parameters.read(_OFFSET, values[_OFFSET])) if _OFFSET in values else 0
+    byte_size = count(_BYTE_SIZE, read_parameter(_BYTE_SIZE, values[_BYTE_SIZE]))
+    offset = count(_OFFSET, read_parameter(_OFFSET, values[_OFFSET])) if _OFFSET in values else 0
     return Placement(region, offset, byte_size)
 
 
@@ -179,9 +182,9 @@ def _read_output(output: Any, plan: ReplyPlan, shared_memory: SharedMemory, limi
     _check_length("tensor name", name, limits)
     values = output.parameters
     if _CLASSIFICATION in values:
-        count = parameters.count(_CLASSIFICATION, parameters.read(_CLASSIFICATION, values[_CLASSIFICATION]))
-        if count > 0:
-            plan.classes[name] = count
+        classes = count(_CLASSIFICATION, read_parameter(_CLASSIFICATION, values[_CLASSIFICATION]))
+        if classes > 0:
+            plan.classes[name] = classes
     if _REGION in values:
         if name in plan.classes:
             raise InvalidRequest(f"output {quoted(name)}: expected shared memory or classification, got both")
@@ -196,15 +199,15 @@ def _read_parameters(
     rest: dict[str, ParameterValue] = {}
     for key, parameter in values.items():
         _check_length("parameter key", key, limits)
-        value = parameters.read(key, parameter)
+        value = read_parameter(key, parameter)
         if key == "priority":
-            request.priority = parameters.count(key, value)
+            request.priority = count(key, value)
         elif key == "timeout":
-            request.deadline = _earlier(request.deadline, now, parameters.count(key, value))
+            request.deadline = _earlier(request.deadline, now, count(key, value))
         elif key == "sequence_id":
             _refuse_sequence(value)
         elif key in _FLAGS:
-            parameters.flag(key, value)
+            flag(key, value)
         elif not key.startswith(_IGNORED_PREFIX):
             rest[key] = value
     return rest
@@ -226,26 +229,30 @@ def _refuse_sequence(sequence_id: ParameterValue) -> None:
 
 
 def encode(
-    response: InferResponse, plan: ReplyPlan, *, client_id: str, request_id: str, endpoint: EndpointInfo | None
-) -> ModelInferResponse:
-    """Write an answer.
+    response: InferResponse,
+    plan: ReplyPlan,
+    *,
+    id: str,
+    parameters: Mapping[str, ParameterValue],
+    endpoint: EndpointInfo | None,
+) -> bytes:
+    """Write an answer: the bytes of a ModelInferResponse.
 
-    `client_id` is the id that the client sent, possibly none, and `request_id` the one that the log has. `endpoint`
+    `id` is the one that the client sent, possibly none; `parameters` are set beside those of the response. `endpoint`
     may be None unless the plan asks for classes. Raises InvalidRequest if an output does not fit its place in shared
     memory or cannot be classified.
     """
-    message = ModelInferResponse(model_name=response.model, model_version=response.version, id=client_id)
+    message = ModelInferResponse(model_name=response.model, model_version=response.version, id=id)
     outputs = response.outputs
     if plan.classes and endpoint is not None:
         outputs = [_classified(tensor, plan, endpoint) for tensor in outputs]
     # The protocol allows raw contents for all outputs or for none, and FP16 and BF16 have no other form.
     typed = plan.typed and all(tensor.datatype in contents.FIELDS for tensor in outputs)
-    for tensor in outputs:
-        _write_output(message, tensor, plan, typed)
-    message.parameters[REQUEST_ID].string_param = request_id
+    raw = [_write_output(message, tensor, plan, typed) for tensor in outputs]
+    write_parameters(message.parameters, parameters)
     if response.parameters:
-        parameters.write(message.parameters, response.parameters)
-    return message
+        write_parameters(message.parameters, response.parameters)
+    return raw_contents.serialize(message, ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER, () if typed else raw)
 
 
 def _classified(tensor: Tensor, plan: ReplyPlan, endpoint: EndpointInfo) -> Tensor:
@@ -256,19 +263,16 @@ def _classified(tensor: Tensor, plan: ReplyPlan, endpoint: EndpointInfo) -> Tens
     return classification.classify(tensor, count, labels, batched=endpoint.max_batch_size > 0)
 
 
-def _write_output(message: Any, tensor: Tensor, plan: ReplyPlan, typed: bool) -> None:
+def _write_output(message: Any, tensor: Tensor, plan: ReplyPlan, typed: bool) -> Buffer:
+    """Describe an output. Returns its raw contents; empty in shared memory, for clients count entries by position."""
     output = message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
     placement = plan.placements.get(tensor.name) if plan.placements else None
     if placement is not None:
         _write_shared(output, tensor, placement)
-        # Clients count raw entries by the position of the output.
-        data: Buffer = b""
-    else:
-        data = tensor.data
-    if not typed:
-        message.raw_output_contents.append(data if isinstance(data, bytes) else bytes(data))
-    elif placement is None:
+        return b""
+    if typed:
         contents.write(tensor, output.contents)
+    return tensor.data
 
 
 def _write_shared(output: Any, tensor: Tensor, placement: Placement) -> None:
@@ -281,4 +285,4 @@ def _write_shared(output: Any, tensor: Tensor, placement: Placement) -> None:
     values: dict[str, ParameterValue] = {_REGION: placement.region.name, _BYTE_SIZE: size}
     if placement.offset:
         values[_OFFSET] = placement.offset
-    parameters.write(output.parameters, values)
+    write_parameters(output.parameters, values)

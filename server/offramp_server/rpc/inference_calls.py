@@ -6,23 +6,33 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, nullcontext
 from functools import partial
+from types import MappingProxyType
 
 from open_inference import grpc_predict_v2_pb2 as pb
+from open_inference import raw_contents
 
+from offramp_server.inference import InferRequest, InferResponse, ParameterValue
+from offramp_server.rpc import wire
 from offramp_server.rpc.calls import told
 from offramp_server.rpc.codec import decode, encode
-from offramp_server.rpc.ports import Serving
+from offramp_server.rpc.parameters import write_parameters
+from offramp_server.rpc.ports import Serving, TraceControl
 from offramp_server.rpc.shared_memory import SharedMemory
 from offramp_server.rpc.streams import answer_in_order
-from offramp_server.transport.interface import CallContext
+from offramp_server.rpc.wire import ReceivedRequest
+from offramp_server.transport.interface import CallContext, parses
 from offramp_server.validation import Limits
 
+_EMPTY = pb.ModelStreamInferResponse()
 _SERVER_NAME = "offramp"
 _STREAM_METHOD = "ModelStreamInfer"
-_FINAL_RESPONSE = "triton_final_response"
+_REQUEST_ID = "offramp_request_id"
+# One answer for each request: it is always the last one, and as with Triton it says so unasked.
+_FINAL = MappingProxyType({"triton_final_response": True})
+_NONE: Mapping[str, ParameterValue] = MappingProxyType({})
 # A client that sends this metadata wants its stream to end with the status of the first error.
 _END_ON_ERROR = "triton_grpc_error"
 
@@ -45,6 +55,7 @@ class InferenceCalls:
         self,
         serving: Serving,
         shared_memory: SharedMemory,
+        traces: TraceControl,
         limits: Limits,
         *,
         stream_window: int,
@@ -54,6 +65,7 @@ class InferenceCalls:
         """`stream_window`: how many requests of one stream may be under way at a time."""
         self._serving = serving
         self._shared_memory = shared_memory
+        self._traces = traces
         self._limits = limits
         self._stream_window = stream_window
         self._server_version = server_version
@@ -71,52 +83,59 @@ class InferenceCalls:
     ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name=_SERVER_NAME, version=self._server_version, extensions=self._extensions)
 
-    async def model_infer(self, request: pb.ModelInferRequest, context: CallContext) -> pb.ModelInferResponse:
-        return await self._infer(request, context.deadline)
+    @parses(wire.parse)
+    async def model_infer(self, request: ReceivedRequest, context: CallContext) -> bytes:
+        return await self._infer(request, context)
 
+    @parses(wire.parse)
     async def model_stream_infer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: CallContext
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        self, requests: AsyncIterator[ReceivedRequest], context: CallContext
+    ) -> AsyncIterator[pb.ModelStreamInferResponse | bytes]:
         """An error is the answer to its request, and the stream goes on."""
-        ends_on_error = context.metadata.get(_END_ON_ERROR) == "true"
-        answer = partial(self._answer_in_stream, deadline=context.deadline, ends_on_error=ends_on_error)
+        answer = partial(self._answer_in_stream, context=context)
         async with aclosing(answer_in_order(requests, answer, self._stream_window)) as answers:
             async for response in answers:
                 yield response
 
-    async def _infer(self, message: pb.ModelInferRequest, deadline: float | None) -> pb.ModelInferResponse:
+    async def _infer(
+        self, received: ReceivedRequest, context: CallContext, parameters: Mapping[str, ParameterValue] = _NONE
+    ) -> bytes:
+        message = received.message
         client_id = message.id
         if not client_id:
             # Into the message, so that the log has it whatever happens to the request.
             message.id = self._ids.next()
         request, plan = decode(
-            message,
-            deadline=deadline,
+            received,
+            deadline=context.deadline,
             now=asyncio.get_running_loop().time(),
             shared_memory=self._shared_memory,
             limits=self._limits,
         )
-        response = await self._serving.infer(request)
+        response = await (self._traced(request, context) if self._traces.enabled else self._serving.infer(request))
         endpoint = self._serving.endpoint(request.model, request.version) if plan.classes else None
-        return encode(response, plan, client_id=client_id, request_id=request.id, endpoint=endpoint)
+        parameters = {_REQUEST_ID: request.id, **parameters}
+        return encode(response, plan, id=client_id, parameters=parameters, endpoint=endpoint)
+
+    async def _traced(self, request: InferRequest, context: CallContext) -> InferResponse:
+        with self._traces.request(context.metadata.items(), request.model, request.id) or nullcontext():
+            return await self._serving.infer(request)
 
     async def _answer_in_stream(
-        self, message: pb.ModelInferRequest, *, deadline: float | None, ends_on_error: bool
-    ) -> pb.ModelStreamInferResponse:
+        self, received: ReceivedRequest, context: CallContext
+    ) -> pb.ModelStreamInferResponse | bytes:
         started = time.perf_counter()
+        message = received.message
         client_id = message.id
         try:
-            response = pb.ModelStreamInferResponse(infer_response=await self._infer(message, deadline))
+            answer = await self._infer(received, context, _FINAL)
+            return raw_contents.serialize(_EMPTY, _EMPTY.INFER_RESPONSE_FIELD_NUMBER, [answer])
         except Exception as error:
+            if context.metadata.get(_END_ON_ERROR) == "true":
+                raise
             failure = told(error, _STREAM_METHOD, message, started)
-            if ends_on_error:
-                raise failure from error
-            response = pb.ModelStreamInferResponse(
-                error_message=failure.message,
-                infer_response=pb.ModelInferResponse(
-                    id=client_id, model_name=message.model_name, model_version=message.model_version
-                ),
+            response = pb.ModelInferResponse(
+                id=client_id, model_name=message.model_name, model_version=message.model_version
             )
-        # One answer for each request: it is always the last one, and as with Triton it says so unasked.
-        response.infer_response.parameters[_FINAL_RESPONSE].bool_param = True
-        return response
+            write_parameters(response.parameters, _FINAL)
+            return pb.ModelStreamInferResponse(error_message=failure.message, infer_response=response)

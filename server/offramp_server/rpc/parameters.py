@@ -14,7 +14,7 @@ from offramp_server.text import quoted
 _MAX_INT64 = 2**63 - 1
 
 
-def read(key: str, parameter: InferParameter) -> ParameterValue:
+def read_parameter(key: str, parameter: InferParameter) -> ParameterValue:
     """Raises InvalidRequest if no value is set."""
     kind = parameter.WhichOneof("parameter_choice")
     if kind is None:
@@ -25,7 +25,7 @@ def read(key: str, parameter: InferParameter) -> ParameterValue:
     return value
 
 
-def write(target: Any, values: Mapping[str, ParameterValue]) -> None:
+def write_parameters(target: Any, values: Mapping[str, ParameterValue]) -> None:
     """Set entries of the map `target`, each in the field of its Python type."""
     for key, value in values.items():
         parameter = target[key]

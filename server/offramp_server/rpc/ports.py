@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from offramp_server.endpoints import EndpointInfo, IndexEntry, RouteInfo
@@ -74,7 +76,7 @@ class TraceControl(Protocol):
 
     @property
     def rate(self) -> int:
-        """One request in this many is traced; at least 1."""
+        """One request in this many is traced; 0: only those whose callers want it."""
         ...
 
     def configure(self, *, enabled: bool | None = None, rate: int | None = None) -> None:
@@ -82,4 +84,10 @@ class TraceControl(Protocol):
 
         Raises InvalidRequest for a value that is none, FailedPrecondition if this server cannot trace.
         """
+        ...
+
+    def request(
+        self, metadata: Iterable[tuple[str, str | bytes]], name: str, request_id: str = ""
+    ) -> AbstractContextManager[object] | None:
+        """To be held around a request that has just arrived for that model or route; None if it is not traced."""
         ...

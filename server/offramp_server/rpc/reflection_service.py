@@ -46,7 +46,8 @@ def _stable_file(alpha: FileDescriptor) -> FileDescriptor:
     proto.package = _STABLE
     for message in proto.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(f".{_ALPHA}.", f".{_STABLE}.")
+            if field.type_name:
+                field.type_name = field.type_name.replace(f".{_ALPHA}.", f".{_STABLE}.")
     for method in proto.service[0].method:
         method.input_type = method.input_type.replace(f".{_ALPHA}.", f".{_STABLE}.")
         method.output_type = method.output_type.replace(f".{_ALPHA}.", f".{_STABLE}.")

@@ -38,9 +38,9 @@ class RpcSettings:
 
 
 def build_services(
-    serving: Serving, health: HealthBoard, settings: RpcSettings, logs: LogControl, traces: TraceControl | None
+    serving: Serving, health: HealthBoard, settings: RpcSettings, logs: LogControl, traces: TraceControl
 ) -> tuple[Service, ...]:
-    """All services, guarded. Their names are put on the health board. `traces` None: this server cannot trace."""
+    """All services, guarded. Their names are put on the health board."""
     services = [_inference_service(serving, settings, logs, traces), health_service(health), route_service(serving)]
     services.extend(reflection_services(services))
     health.add_services(service.name for service in services)
@@ -48,17 +48,16 @@ def build_services(
     return tuple(guarded(service, authenticator) for service in services)
 
 
-def _inference_service(
-    serving: Serving, settings: RpcSettings, logs: LogControl, traces: TraceControl | None
-) -> Service:
+def _inference_service(serving: Serving, settings: RpcSettings, logs: LogControl, traces: TraceControl) -> Service:
     shared_memory = SharedMemory(settings.shared_memory)
     inference = InferenceCalls(
         serving,
         shared_memory,
+        traces,
         settings.limits,
         stream_window=settings.stream_window,
         server_version=settings.server_version,
-        extensions=list(_extensions(shared_memory.enabled, traces is not None)),
+        extensions=list(_extensions(shared_memory.enabled, traces.enabled)),
     )
     return Service.of(
         grpc_predict_v2_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"],

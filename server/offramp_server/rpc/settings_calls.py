@@ -9,7 +9,7 @@ from typing import Any
 
 from open_inference import grpc_predict_v2_pb2 as pb
 
-from offramp_server.errors import FailedPrecondition, InvalidRequest, NotSupported
+from offramp_server.errors import InvalidRequest, NotSupported
 from offramp_server.rpc.ports import LogControl, TraceControl
 from offramp_server.text import did_you_mean, quoted
 from offramp_server.transport.interface import CallContext
@@ -25,13 +25,15 @@ _LEVELS = MappingProxyType(
 )
 _FORMATS = MappingProxyType({"default": "text", "text": "text", "json": "json"})
 _OFF = "OFF"
+# Triton's.
+_DEFAULT_TRACE_RATE = 1000
 _TIMESTAMPS = "TIMESTAMPS"
 
 
 class SettingsCalls:
     """Reading and changing how the server logs and traces."""
 
-    def __init__(self, logs: LogControl, traces: TraceControl | None) -> None:
+    def __init__(self, logs: LogControl, traces: TraceControl) -> None:
         self._logs = logs
         self._traces = traces
 
@@ -48,8 +50,6 @@ class SettingsCalls:
         return {"log_file": "", "log_format": self._logs.format, **_switches(self._logs.level)}
 
     async def trace_setting(self, request: pb.TraceSettingRequest, context: CallContext) -> pb.TraceSettingResponse:
-        if self._traces is None:
-            raise FailedPrecondition("tracing is not configured on this server")
         asked = {key: list(setting.value) for key, setting in request.settings.items()}
         if asked:
             _configure_traces(self._traces, asked, request.model_name)
@@ -149,13 +149,9 @@ def _trace_level(values: Sequence[str]) -> bool:
 
 
 def _trace_rate(values: Sequence[str]) -> int:
-    value = values[0] if len(values) == 1 else ""
     if not values:
         return _DEFAULT_TRACE_RATE
-    if not value.isascii() or not value.isdigit() or len(value) > 9 or int(value) < 1:
-        raise InvalidRequest(f'trace setting "trace_rate": expected a number from 1, got {quoted(", ".join(values))}')
+    value = values[0] if len(values) == 1 else ""
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise InvalidRequest(f'trace setting "trace_rate": expected a number from 0, got {quoted(", ".join(values))}')
     return int(value)
-
-
-# Triton's.
-_DEFAULT_TRACE_RATE = 1000

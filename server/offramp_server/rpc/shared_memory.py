@@ -37,8 +37,8 @@ class SharedMemorySettings:
     """Off unless enabled."""
 
     enabled: bool = False
-    # A key has to begin with this, the slash not counted. Choose one that no other program on the machine uses.
-    key_prefix: str = ""
+    # A key has to begin with this. Choose one that no other program on the machine uses.
+    key_prefix: str = "/"
 
 
 class Region:
@@ -156,10 +156,10 @@ class SharedMemory:
                 f"shared memory region {quoted(name)}: expected a key of a slash and letters, digits, dots, "
                 f"underscores or hyphens, got {quoted(key)}"
             )
-        if not match[1].startswith(self._settings.key_prefix):
+        if not f"/{match[1]}".startswith(self._settings.key_prefix):
             raise InvalidRequest(
                 f"shared memory region {quoted(name)}: expected a key that begins with "
-                f"{quoted('/' + self._settings.key_prefix)}, got {quoted(key)}"
+                f"{quoted(self._settings.key_prefix)}, got {quoted(key)}"
             )
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:

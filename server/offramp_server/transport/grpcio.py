@@ -17,10 +17,11 @@ from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.interface import (
+    Answer,
     CallFailed,
     Code,
     ListenOptions,
@@ -124,12 +125,12 @@ _BINDINGS: Mapping[tuple[bool, bool], Callable[[_GrpcHandler], Any]] = MappingPr
 
 def _answers_once(method: Method) -> _GrpcHandler:
     read = _reader(method)
-    handler = cast("Callable[[Any, _Context], Coroutine[Any, Any, Message]]", method.handler)
+    handler = cast("Callable[[Any, _Context], Coroutine[Any, Any, Answer]]", method.handler)
 
     async def handle(incoming: Any, grpc_context: Any) -> bytes:
         context = _Context(grpc_context)
         try:
-            return (await handler(read(incoming), context)).SerializeToString()
+            return _serialized(await handler(read(incoming), context))
         except Exception as error:
             raise await _abort(context, method, error) from error
 
@@ -146,7 +147,7 @@ def _answers_stream(method: Method) -> _GrpcHandler:
             # Closed here and not by the garbage collector, so that a cancelled stream has let go of its work at once.
             async with aclosing(handler(read(incoming), context)) as answers:
                 async for answer in answers:
-                    await grpc_context.write(answer.SerializeToString())
+                    await grpc_context.write(_serialized(answer))
         except Exception as error:
             raise await _abort(context, method, error) from error
 
@@ -155,20 +156,23 @@ def _answers_stream(method: Method) -> _GrpcHandler:
 
 def _reader(method: Method) -> Callable[[Any], Any]:
     """What turns that which grpc.aio hands over into that which a handler takes."""
-    from_bytes = method.request_class.FromString
-    expected = method.request_class.DESCRIPTOR.full_name
+    from_bytes, expected = method.parse, method.request_type
 
-    def parse(data: bytes) -> Message:
+    def parse(data: bytes) -> Any:
         try:
             return from_bytes(data)
         except DecodeError:
             raise CallFailed(Code.INVALID_ARGUMENT, f"the message does not parse: expected {expected}") from None
 
-    async def parse_each(incoming: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async def parse_each(incoming: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for data in incoming:
             yield parse(data)
 
     return parse_each if method.client_streaming else parse
+
+
+def _serialized(answer: Answer) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
 async def _abort(context: _Context, method: Method, error: Exception) -> Exception:

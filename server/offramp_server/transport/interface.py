@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -78,8 +78,24 @@ class CallContext(Protocol):
         ...
 
 
+# A message, or its bytes from a handler that has serialised it by itself.
+Answer: TypeAlias = Message | bytes
 # Unary answers are awaited, streamed ones iterated; a request is one message or an asynchronous iterator of them.
-Handler: TypeAlias = Callable[[Any, CallContext], Awaitable[Message] | AsyncIterator[Message]]
+Handler: TypeAlias = Callable[[Any, CallContext], Awaitable[Answer] | AsyncIterator[Answer]]
+# Raises protobuf's DecodeError.
+Parse: TypeAlias = Callable[[bytes], Any]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def parses(parse: Parse) -> Callable[[_F], _F]:
+    """Mark a servicer's method as one that takes what `parse` makes of the bytes instead of a protobuf message."""
+
+    def mark(method: _F) -> _F:
+        method.parse = parse  # type: ignore[attr-defined]
+        return method
+
+    return mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +105,9 @@ class Method:
     name: str
     # /package.Service/Method
     path: str
-    request_class: type[Message]
-    response_class: type[Message]
+    # Full name of the message that comes.
+    request_type: str
+    parse: Parse
     client_streaming: bool
     server_streaming: bool
     handler: Handler
@@ -118,14 +135,15 @@ class Service:
 
 def _bind(descriptor: MethodDescriptor, servicers: tuple[object, ...]) -> Method:
     path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
+    handler = _handler(descriptor, path, servicers)
     return Method(
         name=descriptor.name,
         path=path,
-        request_class=GetMessageClass(descriptor.input_type),
-        response_class=GetMessageClass(descriptor.output_type),
+        request_type=descriptor.input_type.full_name,
+        parse=getattr(handler, "parse", None) or GetMessageClass(descriptor.input_type).FromString,
         client_streaming=descriptor.client_streaming,
         server_streaming=descriptor.server_streaming,
-        handler=_handler(descriptor, path, servicers),
+        handler=handler,
     )
 
 
