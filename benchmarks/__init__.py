@@ -1,0 +1,1 @@
+"""Benchmarks of the Offramp server beside other servers, in one interleaved run."""

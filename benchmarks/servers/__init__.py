@@ -1,0 +1,1 @@
+"""One module for each server that can take part in a run."""

@@ -1,0 +1,27 @@
+"""Control: a plain grpc.aio server that echoes one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.environments import project_environment
+from benchmarks.harness.workloads import Workload
+from benchmarks.servers.base import Launch, Server
+
+
+class GrpcAioEcho(Server):
+    name = "grpc.aio echo"
+    note = "decodes the request, copies its bytes into the answer; no model, no validation, no queue"
+
+    def install(self) -> None:
+        return
+
+    def versions(self) -> dict[str, str]:
+        return project_environment().versions(["grpcio", "protobuf"])
+
+    def serves(self, workload: Workload) -> bool:
+        return workload.name == "identity"
+
+    def prepare(self, workloads: Sequence[Workload], directory: Path) -> Launch:
+        return Launch([project_environment().python, "-m", "benchmarks.runtimes.echo_server"], target=None)
