@@ -1,0 +1,85 @@
+"""A real `offramp serve` in a process of its own, on free ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from offramp_server.telemetry.process import descendants, resident_bytes
+
+READY = re.compile(r"ready grpc=(\S+) http=(\S+) models=(\d+)")
+STOP_SECONDS = 30
+
+
+@dataclass
+class ServerProcess:
+    """The process and what its ready line said."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    http: str
+    models: int
+    log: IO[str]
+
+    def worker_pids(self) -> list[int]:
+        """The worker processes, those that stand by included."""
+        return [pid for pid in descendants(self.process.pid) if "process_main" in _command(pid)]
+
+    def resident_bytes(self) -> int:
+        """Of the front end and its workers."""
+        return sum(resident_bytes(pid) or 0 for pid in (self.process.pid, *self.worker_pids()))
+
+    def logged(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(STOP_SECONDS)
+
+
+@contextmanager
+def serving(
+    repository: Path, arguments: Sequence[str] = (), environment: dict[str, str] | None = None
+) -> Iterator[ServerProcess]:
+    """Start, wait for the ready line, and make sure that it ends."""
+    command = [sys.executable, "-m", "offramp_server.cli.main", "serve", f"--model-repository={repository}"]
+    command += ["--grpc-port=0", "--http-port=0", *arguments]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(environment or {})}
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            try:
+                server = _await_ready(process, process.stdout, log)
+                yield server
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                process.wait(STOP_SECONDS)
+
+
+def _await_ready(process: subprocess.Popen[str], output: IO[str], log: IO[str]) -> ServerProcess:
+    match = READY.match(output.readline())
+    if match is None:
+        log.seek(0)
+        raise AssertionError(f"the server did not become ready (exit code {process.wait(STOP_SECONDS)}):\n{log.read()}")
+    return ServerProcess(process, match[1], match[2], int(match[3]), log)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
