@@ -94,7 +94,7 @@ def busy() -> FakeServer:
     server.stats.route_requests["fast", "ok"] += 7
     engine = EngineReport("onnxruntime", "cpu", "fp32", threads=1, reason="measured")
     server.models = [ModelGauges("digits", "2", True, queue_requests=2, queue_items=5, engine=engine)]
-    server.workers = [WorkerGauges("cpu", "active", os.getpid()), WorkerGauges("cpu", "standby", os.getpid())]
+    server.workers = [WorkerGauges("cpu", "ready", os.getpid()), WorkerGauges("cpu", "standby", os.getpid())]
     return server
 
 
@@ -175,7 +175,7 @@ async def test_a_worker_state_that_nobody_is_in_shows_zero_instead_of_vanishing(
     busy.workers = []
     text, _ = await exposition.render()
     found = Scrape.of(parse_text(text.decode()))
-    assert found.value("offramp_workers", device="cpu", state="active") == 0
+    assert found.value("offramp_workers", device="cpu", state="ready") == 0
     assert found.value("offramp_workers", device="cpu", state="standby") == 0
 
 
@@ -195,9 +195,9 @@ def dead_pid() -> int:
 
 
 async def test_a_worker_that_has_just_died_does_not_disturb_a_scrape(busy: FakeServer, dead_pid: int) -> None:
-    busy.workers = [WorkerGauges("cpu", "active", dead_pid), WorkerGauges("cpu", "active")]
+    busy.workers = [WorkerGauges("cpu", "ready", dead_pid), WorkerGauges("cpu", "ready")]
     found = await scrape(busy)
-    assert found.value("offramp_workers", device="cpu", state="active") == 2
+    assert found.value("offramp_workers", device="cpu", state="ready") == 2
     assert found.label_sets("offramp_worker_resident_memory_bytes") == []
 
 

@@ -24,7 +24,7 @@ class ModelGauges:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGauges:
-    """One living worker. `state` is active or standby."""
+    """One living worker. `state` is ready or standby."""
 
     device: str
     state: str
