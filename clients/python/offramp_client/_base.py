@@ -1,0 +1,79 @@
+"""What the two clients have in common: how they are made, and what they are told to do."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+from offramp_client._connection import connection_to
+from offramp_client._plans import Planner
+from offramp_client.options import TLS, KeepAlive
+from offramp_client.retry import RetryPolicy
+
+DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# Loading includes compiling and warming up.
+LOAD_TIMEOUT = 300.0
+
+
+class BaseClient:
+    """See `offramp_client.Client` and `offramp_client.AsyncClient`."""
+
+    def __init__(
+        self,
+        target: str = "localhost:8001",
+        *,
+        tls: TLS | bool | None = None,
+        token: str | None = None,
+        timeout: float | None = 10.0,
+        retries: RetryPolicy | None = None,
+        keepalive: KeepAlive | None = KeepAlive(),  # noqa: B008 - frozen
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        allow_insecure_token: bool = False,
+    ) -> None:
+        """Nothing is sent, and nothing has to be listening yet.
+
+        Args:
+            target: `host:port`, or any other gRPC target ("dns:///models.example:8001", "unix:/run/offramp.sock").
+            tls: True to check the server against the authorities that come with gRPC, `TLS(...)` for one's own and
+                for mutual TLS; None or False for no encryption.
+            token: a bearer token, sent with every call; without TLS only to this machine.
+            timeout: seconds that a call may take with all its attempts, unless it says otherwise; None: no limit.
+            retries: when to try again; None: `RetryPolicy()`. `RetryPolicy(max_attempts=1)` never does.
+            keepalive: how a dead connection is found; None: not at all.
+            max_message_bytes: the largest request and the largest answer.
+            allow_insecure_token: send the token to another machine without TLS all the same.
+
+        Raises:
+            ValueError: an argument makes no sense; the sentence says what would.
+            OSError: a PEM file cannot be read.
+        """
+        self._connection = connection_to(target, tls, token, keepalive, max_message_bytes, allow_insecure_token)
+        self._plans = Planner(timeout, retries or RetryPolicy(), time.monotonic, random.random)
+        self._closed = False
+        self._connect()
+
+    def _connect(self) -> None:
+        """For what has to be done when a client is made."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__module__}.{type(self).__name__}({self._connection.target!r})"
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self!r} is closed; make a new one")
+
+    def _open(self, transport: Any) -> tuple[Any, dict[str, Any]]:
+        """A channel of `transport` (the module `grpc` or `grpc.aio`), and by path what each method is called by.
+
+        Bytes go in and come out: the plans know what they mean.
+        """
+        connection = self._connection
+        if connection.credentials is None:
+            channel = transport.insecure_channel(connection.target, connection.options)
+        else:
+            channel = transport.secure_channel(connection.target, connection.credentials, connection.options)
+        return channel, {
+            method.path: channel.stream_stream(method.path) if method.streaming else channel.unary_unary(method.path)
+            for method in self._plans.methods
+        }

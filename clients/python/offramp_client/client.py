@@ -1,0 +1,212 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self, TypeVar
+
+import grpc
+
+from offramp_client._base import LOAD_TIMEOUT, BaseClient
+from offramp_client._connection import typed_error
+from offramp_client._plans import Done, Outcome, Pause, Plan, Step, proceed
+from offramp_client.inference import InferRequest, InferResult, ParameterValue, TensorLike
+from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, Route, ServerMetadata
+from offramp_client.options import CLIENT_DEFAULT, Timeout
+from offramp_client.retry import check_timeout
+from offramp_client.statistics import ModelStatistics
+
+T = TypeVar("T")
+
+
+class Client(BaseClient):
+    """A blocking client of one server; safe to share between threads.
+
+        with Client("localhost:8001") as client:
+            logits = client.infer("fashion", {"image": image})["logits"]
+
+    Every call raises a subclass of `OfframpError` if the server refuses or does not answer (see
+    `offramp_client.errors`), and RuntimeError once the client is closed. What is UNAVAILABLE is tried again within
+    the call's deadline, except where a call says that it is not.
+    """
+
+    def _connect(self) -> None:
+        self._channel, self._calls = self._open(grpc)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what is in flight and give the connection back. A second time does nothing."""
+        self._closed = True
+        self._channel.close()
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, TensorLike],
+        *,
+        version: str = "",
+        outputs: Sequence[str] | None = None,
+        parameters: Mapping[str, ParameterValue] | None = None,
+        priority: int | None = None,
+        request_id: str | None = None,
+        unit: str | None = None,
+        route: str | None = None,
+        cast: bool = False,
+        timeout: Timeout = CLIENT_DEFAULT,
+    ) -> InferResult:
+        """Run a model or a route on `inputs`, arrays by the names of the inputs.
+
+        Args:
+            model: the name of a model or of a route.
+            inputs: arrays in the declared shapes, batch dimension first. The array's own type travels (float32 as
+                FP32, strings as BYTES); a `Tensor` for types that numpy has not (`Tensor.from_numpy(..., "BF16")`).
+            version: of a model; empty: the server chooses.
+            outputs: the names of the wanted outputs; None: all.
+            parameters: further request parameters, sent as they are.
+            priority: lower is sooner; None: the server's default.
+            request_id: comes back as the answer's `id`.
+            unit: the sticky key of A/B routes, for instance a user id.
+            route: another path than the route's default, "model:NAME" for example.
+            cast: convert the inputs to the datatypes that the model declares, so that Python lists will do. Asks the
+                server for them once. Integers have to fit; floating point is rounded.
+            timeout: seconds for all attempts; None: no limit.
+
+        Raises:
+            InvalidArgument: a name, datatype, shape or length is not what the model takes.
+            NotFound: no such model, version or route.
+            ResourceExhausted: the server is overloaded (see `retry_after`); never tried again by itself.
+            DeadlineExceeded: no answer in time.
+            ValueError, TypeError: the arguments cannot be sent as they are.
+        """
+        request = InferRequest(
+            model, inputs, version, outputs, parameters, priority, request_id=request_id, unit=unit, route=route
+        )
+        return self._run(self._plans.infer(request, cast=cast, timeout=timeout))
+
+    def infer_stream(self, requests: Iterable[InferRequest], *, timeout: float | None = None) -> Iterator[InferResult]:
+        """Send many requests over one call; their answers come in the same order, while requests are still taken.
+
+        A request that fails does not end the stream: its result has `error` set, and raises it when its outputs are
+        asked for. An error of the stream itself is raised; nothing is tried again, since the answers already given
+        cannot be taken back. An exception raised by `requests` (which is read in a thread of its own), or by a
+        request that cannot be sent, is raised here after the answers to the requests before it.
+
+        `timeout` is for the whole stream. The time of a single request is limited by its own `timeout`, by default
+        the client's, which the server watches.
+        """
+        self._check_open()
+        check_timeout(timeout)
+        return self._stream(requests, timeout)
+
+    def server_metadata(self, *, timeout: Timeout = CLIENT_DEFAULT) -> ServerMetadata:
+        """The server's name, version and extensions."""
+        return self._run(self._plans.server_metadata(timeout))
+
+    def is_live(self, *, timeout: Timeout = CLIENT_DEFAULT) -> bool:
+        """Whether the server answers at all. False if it cannot be reached; not tried again."""
+        return self._run(self._plans.is_live(timeout))
+
+    def is_ready(self, *, timeout: Timeout = CLIENT_DEFAULT) -> bool:
+        """Whether the server takes requests. False while it starts or drains, and if it cannot be reached."""
+        return self._run(self._plans.is_ready(timeout))
+
+    def is_model_ready(self, name: str, version: str = "", *, timeout: Timeout = CLIENT_DEFAULT) -> bool:
+        """Whether a model or route can answer now. False also if the server cannot be reached."""
+        return self._run(self._plans.is_model_ready(name, version, timeout))
+
+    def wait_until_ready(self, model: str | None = None, version: str = "", *, timeout: float | None = 60.0) -> None:
+        """Return once the server, or one of its models or routes, takes requests. It need not be listening yet.
+
+        Raises DeadlineExceeded with the last reason after `timeout` seconds, and every other error at once: NotFound
+        for a name that the server does not know, Unauthenticated for a wrong token.
+        """
+        self._run(self._plans.wait_until_ready(model, version, timeout))
+
+    def model_metadata(self, name: str, version: str = "", *, timeout: Timeout = CLIENT_DEFAULT) -> ModelMetadata:
+        """The inputs and outputs of a model or route. Raises NotFound."""
+        return self._run(self._plans.model_metadata(name, version, timeout))
+
+    def model_config(self, name: str, version: str = "", *, timeout: Timeout = CLIENT_DEFAULT) -> ModelConfig:
+        """How a model is served: its engine, batch size and instances. Raises NotFound."""
+        return self._run(self._plans.model_config(name, version, timeout))
+
+    def model_statistics(
+        self, name: str = "", version: str = "", *, timeout: Timeout = CLIENT_DEFAULT
+    ) -> list[ModelStatistics]:
+        """Counts and times of one model, or of all if `name` is empty. Raises NotFound."""
+        return self._run(self._plans.model_statistics(name, version, timeout))
+
+    def repository_index(self, *, ready: bool = False, timeout: Timeout = CLIENT_DEFAULT) -> list[IndexEntry]:
+        """Every version of every model in the repository with its state; with `ready`, only those that can answer."""
+        return self._run(self._plans.repository_index(ready, timeout))
+
+    def load_model(self, name: str, *, timeout: Timeout = LOAD_TIMEOUT) -> None:
+        """Load a model, or its new versions, and return when it answers. Needs the role `admin`.
+
+        Not tried again: from UNAVAILABLE one cannot tell whether the server had begun, and beginning once more would
+        compile and warm up once more. Raises NotFound, FailedPrecondition if the model does not load.
+        """
+        self._run(self._plans.load_model(name, timeout))
+
+    def unload_model(self, name: str, *, timeout: Timeout = LOAD_TIMEOUT) -> None:
+        """Take a model out of service after what it is working on. Needs the role `admin`.
+
+        Not tried again, as `load_model` is not: a second attempt might find nothing to unload. Raises NotFound.
+        """
+        self._run(self._plans.unload_model(name, timeout))
+
+    def list_routes(self, *, timeout: Timeout = CLIENT_DEFAULT) -> list[Route]:
+        """All routes, in the order of their names. Raises Unimplemented where the server is not Offramp."""
+        return self._run(self._plans.list_routes(timeout))
+
+    def get_route(self, name: str, *, timeout: Timeout = CLIENT_DEFAULT) -> Route:
+        """One route. Raises NotFound, or Unimplemented where the server is not Offramp."""
+        return self._run(self._plans.get_route(name, timeout))
+
+    def _stream(self, requests: Iterable[InferRequest], timeout: float | None) -> Iterator[InferResult]:
+        failures: list[Exception] = []
+        call = self._calls[self._plans.stream.path](
+            self._payloads(requests, failures), timeout=timeout, metadata=self._connection.metadata
+        )
+        try:
+            for payload in call:
+                yield self._plans.decode_streamed(payload)
+        except grpc.RpcError as error:
+            raise typed_error(error) from error
+        finally:
+            # For a caller who stops listening; after the end it does nothing.
+            call.cancel()
+        for failure in failures:
+            raise failure
+
+    def _payloads(self, requests: Iterable[InferRequest], failures: list[Exception]) -> Iterator[bytes]:
+        try:
+            for request in requests:
+                yield self._plans.encode_streamed(request)
+        except Exception as error:
+            # Raised in gRPC's thread it would only be logged.
+            failures.append(error)
+
+    def _run(self, plan: Plan[T]) -> T:
+        self._check_open()
+        step = proceed(plan, None)
+        while not isinstance(step, Done):
+            step = proceed(plan, self._carry_out(step))
+        return step.result
+
+    def _carry_out(self, step: Step) -> Outcome:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        call = self._calls[step.method.path]
+        try:
+            answer: bytes = call(step.payload, timeout=step.timeout, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            return typed_error(error)
+        return answer

@@ -1,0 +1,53 @@
+"""What importing the SDK brings along, and who may be in the process with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+BOTH_REQUESTS = """
+import {first}
+import {second}
+import offramp_client
+from offramp_client.inference import encode
+payload = encode(offramp_client.InferRequest("m", {{"x": [1.5]}}))
+theirs = {messages}.ModelInferRequest.FromString(payload)
+assert theirs.model_name == "m" and theirs.inputs[0].datatype == "FP64", theirs
+"""
+
+
+def run(code: str) -> str:
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_importing_the_client_loads_neither_torch_nor_the_server() -> None:
+    loaded = run("import offramp_client, sys; print(*{name.split('.')[0] for name in sys.modules})").split()
+
+    assert "offramp_client" in loaded
+    assert not {"torch", "offramp_server", "offramp_adapters", "onnxruntime", "aiohttp", "ml_dtypes"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("offramp_client", "tritonclient.grpc"), ("tritonclient.grpc", "offramp_client")]
+)
+def test_it_lives_in_one_process_with_tritonclient(first: str, second: str) -> None:
+    run(BOTH_REQUESTS.format(first=first, second=second, messages="tritonclient.grpc.service_pb2"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("kserve") is None, reason="kserve is not installed")
+def test_it_lives_in_one_process_with_kserves_client() -> None:
+    messages = "kserve.protocol.grpc.grpc_predict_v2_pb2"
+    run(BOTH_REQUESTS.format(first="offramp_client", second=messages, messages=messages))
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    import offramp_client
+
+    for name in offramp_client.__all__:
+        value = getattr(offramp_client, name)
+        assert value.__doc__ or name == "CLIENT_DEFAULT", name
