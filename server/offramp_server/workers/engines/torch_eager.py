@@ -19,7 +19,7 @@ from offramp_server.workers.engines.answers import batch_size, check_count, chec
 from offramp_server.workers.engines.base import EngineReport
 from offramp_server.workers.engines.program import Program
 
-LOW_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_LOW_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 Forward = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
@@ -41,7 +41,7 @@ class TorchEngine:
         if torch.get_num_threads() != self.report.threads:
             torch.set_num_threads(self.report.threads)
         # Inputs are made inside inference mode: compiled code is guarded by how its tensors were made.
-        with torch.inference_mode(), self._precision():
+        with torch.inference_mode(), computing_in(self.report.precision, self._device):
             tensors = [torch_tensors.from_wire(tensor, self._copies_inputs) for tensor in inputs]
             results = self._forward(self._to_device(tensors))
             check_count(self._spec, len(results))
@@ -55,10 +55,6 @@ class TorchEngine:
         self._weights = set()
         self._forward = _closed
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        dtype = LOW_PRECISIONS.get(self.report.precision)
-        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype=dtype)
-
     def _to_device(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         if self._device.type == "cpu":
             return tensors
@@ -71,9 +67,7 @@ class TorchEngine:
         torch.cuda.current_stream(self._device).synchronize()
         return results
 
-    def _answers(
-        self, results: list[torch.Tensor], inputs: list[torch.Tensor], batch: int | None
-    ) -> list[Tensor]:
+    def _answers(self, results: list[torch.Tensor], inputs: list[torch.Tensor], batch: int | None) -> list[Tensor]:
         borrowed = self._weights.union(map(torch_tensors.storage_of, inputs))
         pairs = zip(self._spec.outputs, results, strict=True)
         return [self._answer(output, result, borrowed, batch) for output, result in pairs]
@@ -86,9 +80,18 @@ class TorchEngine:
 
     def _declared_precision(self, output: TensorSpec, result: torch.Tensor) -> torch.Tensor:
         """Computing in another precision must not change what travels."""
-        if self.report.precision not in LOW_PRECISIONS or not result.is_floating_point():
+        if self.report.precision not in _LOW_PRECISIONS or not result.is_floating_point():
             return result
         return result.to(torch_tensors.TORCH_TYPES[output.datatype])
+
+
+def computing_in(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """fp16 and bf16 are torch's autocast: convolutions and matrix products in it, what needs fp32 stays in fp32.
+
+    Converting the weights instead would break programs that have a datatype written into their graph.
+    """
+    dtype = _LOW_PRECISIONS.get(precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
 def _closed(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

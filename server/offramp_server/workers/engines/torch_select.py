@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines import torch_tensors
 from offramp_server.workers.engines.fold import convolutions, fold_batch_norms
@@ -38,13 +39,19 @@ class Choice:
 
 
 def choose_program(exported: ExportedProgram, spec: ModelSpec) -> Choice:
-    """Time the candidates at batch size 1 and the largest. Call it with the threads and modes of execution set."""
+    """Time the candidates at batch size 1 and the largest. Call it with the threads and modes of execution set.
+
+    Raises LoadError where the program as exported cannot be run.
+    """
     reference = program_of(exported, spec)
     candidates = _candidates(exported, spec, reference)
     if not candidates:
         return Choice(reference, f"auto: {AS_EXPORTED}, nothing to rewrite", {})
     batches = [_tensors(spec, items) for items in sorted({1, max(1, spec.max_batch_size)})]
-    answers = [reference(batch) for batch in batches]
+    try:
+        answers = [reference(batch) for batch in batches]
+    except Exception as error:
+        raise LoadError(f'model "{spec.name}": a trial run failed: {error}') from error
     agreeing = {name: program for name, program in candidates.items() if _agrees(program, batches, answers)}
     programs = {AS_EXPORTED: reference, **agreeing}
     seconds = {name: [_seconds(program, batch) for batch in batches] for name, program in programs.items()}
@@ -83,8 +90,10 @@ def _channels_last(program: Program) -> bool:
     if any(node.target is torch.ops.aten.view.default for node in module.graph.nodes):
         return False
     weights = {str(node.args[1]): node.args[1] for node in convolutions(module)}
-    targets = [str(node.target) for node in weights.values() if isinstance(node, torch.fx.Node) and node.op == "get_attr"]
-    return any([_relayout(module, target) for target in targets])
+    targets = [
+        str(node.target) for node in weights.values() if isinstance(node, torch.fx.Node) and node.op == "get_attr"
+    ]
+    return sum(_relayout(module, target) for target in targets) > 0
 
 
 def _relayout(module: torch.fx.GraphModule, target: str) -> bool:
