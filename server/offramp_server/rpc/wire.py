@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from open_inference.grpc_predict_v2_pb2 import ModelInferRequest
 from open_inference.tensor import Buffer
 
-# Below this protobuf's copies are cheaper than walking the fields here: they meet near 60 KB, at 600 KB it is 5 against 42 us.
+# Below this protobuf's copies are cheaper than walking the fields here (measured; at 600 KB it is 5 against 42 us).
 LARGE_MESSAGE = 64_000
 _RAW_FIELD = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5

@@ -133,6 +133,8 @@ def _answers_once(method: Method) -> _GrpcHandler:
             return _serialized(await handler(read(incoming), context))
         except Exception as error:
             raise await _abort(context, method, error) from error
+        finally:
+            context.end()
 
     return handle
 
@@ -150,6 +152,8 @@ def _answers_stream(method: Method) -> _GrpcHandler:
                     await grpc_context.write(_serialized(answer))
         except Exception as error:
             raise await _abort(context, method, error) from error
+        finally:
+            context.end()
 
     return handle
 
@@ -231,3 +235,15 @@ class _Context:
     async def abort(self, failure: CallFailed) -> None:
         trailing = (*self._trailing, *failure.trailing.items())
         await self._grpc.abort(_STATUS[failure.code], failure.message, trailing)
+
+    def end(self) -> None:
+        """Some of grpc.aio's answers crash the process when the call is over."""
+        self._grpc = _ENDED
+
+
+class _Ended:
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("the call is over; what a handler needs of its context it has to ask before")
+
+
+_ENDED = _Ended()

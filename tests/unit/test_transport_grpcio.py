@@ -1,0 +1,407 @@
+"""What a servicer and a client may rely on, whatever the service."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from offramp_server.errors import ConfigurationError
+from offramp_server.transport.grpcio import GrpcioTransport
+from offramp_server.transport.interface import (
+    CallContext,
+    CallFailed,
+    Code,
+    ListenOptions,
+    Service,
+    TlsMaterial,
+    parses,
+)
+from open_inference import grpc_predict_v2_pb2 as pb
+
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+PREFIX = "/inference.GRPCInferenceService/"
+LOOPBACK = ListenOptions("127.0.0.1", 0)
+
+
+@asynccontextmanager
+async def serving(*servicers: object, listen: ListenOptions = LOOPBACK) -> AsyncIterator[str]:
+    transport = GrpcioTransport([Service.of(DESCRIPTOR, *servicers)], listen)
+    port = await transport.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await transport.stop(0)
+
+
+def server_live(channel: grpc.aio.Channel) -> Any:
+    return channel.unary_unary(
+        PREFIX + "ServerLive",
+        request_serializer=pb.ServerLiveRequest.SerializeToString,
+        response_deserializer=pb.ServerLiveResponse.FromString,
+    )
+
+
+def stream_infer(channel: grpc.aio.Channel) -> Any:
+    return channel.stream_stream(
+        PREFIX + "ModelStreamInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelStreamInferResponse.FromString,
+    )
+
+
+@dataclass
+class Seen:
+    deadline: float | None
+    metadata: Mapping[str, str | bytes]
+    peer: str
+    identity: str | None
+
+
+class Live:
+    """Answers as it is told and keeps what it saw of the call."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.contexts: list[CallContext] = []
+        self.seen: list[Seen] = []
+
+    async def server_live(self, request: pb.ServerLiveRequest, context: CallContext) -> pb.ServerLiveResponse:
+        self.contexts.append(context)
+        self.seen.append(Seen(context.deadline, context.metadata, context.peer, context.identity))
+        context.set_trailing("one", "1")
+        context.set_trailing("two", "2")
+        if self.error is not None:
+            raise self.error
+        return pb.ServerLiveResponse(live=True)
+
+
+class Slow:
+    """Waits until it is released or cancelled."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+        self.ended = asyncio.Event()
+
+    async def server_live(self, request: pb.ServerLiveRequest, context: CallContext) -> pb.ServerLiveResponse:
+        self.started.set()
+        try:
+            await self.release.wait()
+            return pb.ServerLiveResponse(live=True)
+        finally:
+            self.ended.set()
+
+    async def model_stream_infer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: CallContext
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        try:
+            async for request in requests:
+                yield pb.ModelStreamInferResponse(infer_response=pb.ModelInferResponse(id=request.id))
+            await self.release.wait()
+        finally:
+            self.ended.set()
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_a_port_that_is_taken_is_refused_with_the_reason() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with pytest.raises(ConfigurationError, match=rf"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            await GrpcioTransport([], ListenOptions("127.0.0.1", port)).start()
+
+
+async def test_two_servers_never_share_a_port() -> None:
+    async with serving(Live()) as address:
+        port = int(address.rpartition(":")[2])
+
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            await GrpcioTransport([], ListenOptions("127.0.0.1", port)).start()
+
+
+async def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot listen on 203\.0\.113\.7:0: "):
+        await GrpcioTransport([], ListenOptions("203.0.113.7", 0)).start()
+
+
+async def test_it_listens_on_ipv6() -> None:
+    transport = GrpcioTransport([Service.of(DESCRIPTOR, Live())], ListenOptions("::1", 0))
+    port = await transport.start()
+    async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
+        assert (await server_live(channel)(pb.ServerLiveRequest())).live
+    await transport.stop(0)
+
+
+async def test_a_call_carries_deadline_metadata_and_trailers() -> None:
+    servicer = Live()
+    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+        before = asyncio.get_running_loop().time()
+        call = server_live(channel)(
+            pb.ServerLiveRequest(), timeout=60, metadata=(("key", "value"), ("data-bin", b"\x00\xff"))
+        )
+        assert (await call).live
+        trailing = dict(await call.trailing_metadata())
+        [context] = servicer.seen
+
+    assert context.deadline is not None
+    assert before + 50 < context.deadline < before + 70
+    assert context.metadata["key"] == "value"
+    assert context.metadata["data-bin"] == b"\x00\xff"
+    assert context.peer.startswith("ipv4:127.0.0.1:")
+    assert context.identity is None
+    assert (trailing["one"], trailing["two"]) == ("1", "2")
+
+
+async def test_a_call_without_a_deadline_has_none() -> None:
+    servicer = Live()
+    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+        await server_live(channel)(pb.ServerLiveRequest())
+
+        assert servicer.seen[0].deadline is None
+
+
+async def test_a_context_that_outlives_its_call_says_so_instead_of_crashing() -> None:
+    servicer = Live()
+    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+        await server_live(channel)(pb.ServerLiveRequest())
+
+        with pytest.raises(RuntimeError, match="the call is over"):
+            _ = servicer.contexts[0].peer
+
+
+async def test_a_failed_call_has_its_code_message_and_trailers() -> None:
+    servicer = Live(CallFailed(Code.RESOURCE_EXHAUSTED, "trop chargé", {"hint": "7"}))
+    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+        error = await failure(server_live(channel)(pb.ServerLiveRequest()))
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == "trop chargé"
+    assert {("one", "1"), ("hint", "7")} <= set(error.trailing_metadata())
+
+
+async def test_an_error_that_nobody_mapped_reveals_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(Live(ValueError("secret"))) as address, grpc.aio.insecure_channel(address) as channel:
+        error = await failure(server_live(channel)(pb.ServerLiveRequest()))
+
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in str(error.details())
+    assert "secret" in caplog.text
+
+
+async def test_an_rpc_that_no_servicer_has_is_unimplemented() -> None:
+    async with serving(Live()) as address, grpc.aio.insecure_channel(address) as channel:
+        ready = channel.unary_unary(PREFIX + "ServerReady", response_deserializer=pb.ServerReadyResponse.FromString)
+        unary = await failure(ready(b""))
+        call = stream_infer(channel)(iter([pb.ModelInferRequest()]))
+        stream = await failure(anext(aiter(call)))
+        unknown = await failure(channel.unary_unary(PREFIX + "Nothing")(b""))
+
+    assert unary.code() is stream.code() is unknown.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert unary.details() == "/inference.GRPCInferenceService/ServerReady is not implemented by this server"
+
+
+async def test_a_message_that_does_not_parse_is_the_callers_error() -> None:
+    async with serving(Live(), StreamOnly()) as address, grpc.aio.insecure_channel(address) as channel:
+        unary = await failure(channel.unary_unary(PREFIX + "ServerLive")(b"\xff\xff\xff"))
+        call = channel.stream_stream(PREFIX + "ModelStreamInfer")(iter([b"\xff\xff\xff"]))
+        stream = await failure(anext(aiter(call)))
+
+    assert unary.code() is stream.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert unary.details() == "the message does not parse: expected inference.ServerLiveRequest"
+
+
+class StreamOnly:
+    async def model_stream_infer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: CallContext
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        async for _ in requests:
+            yield pb.ModelStreamInferResponse()
+
+
+class Backwards:
+    """Takes bytes and answers bytes."""
+
+    @parses(lambda data: data[::-1])
+    async def model_infer(self, request: bytes, context: CallContext) -> bytes:
+        return request
+
+
+async def test_a_method_may_read_and_write_bytes_by_itself() -> None:
+    async with serving(Backwards()) as address, grpc.aio.insecure_channel(address) as channel:
+        assert await channel.unary_unary(PREFIX + "ModelInfer")(b"abc") == b"cba"
+
+
+async def test_messages_over_the_limit_are_refused_and_the_connection_lives() -> None:
+    listen = ListenOptions("127.0.0.1", 0, max_message_bytes=1000)
+    async with serving(Backwards(), listen=listen) as address, grpc.aio.insecure_channel(address) as channel:
+        infer = channel.unary_unary(PREFIX + "ModelInfer")
+        error = await failure(infer(bytes(1001)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await infer(bytes(1000)) == bytes(1000)
+
+
+async def test_metadata_over_the_limit_is_refused() -> None:
+    listen = ListenOptions("127.0.0.1", 0, max_metadata_bytes=4096)
+    async with serving(Live(), listen=listen) as address, grpc.aio.insecure_channel(address) as channel:
+        error = await failure(server_live(channel)(pb.ServerLiveRequest(), metadata=(("k", "v" * 5000),)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await server_live(channel)(pb.ServerLiveRequest(), metadata=(("k", "v" * 1000),))).live
+
+
+async def test_a_client_that_cancels_cancels_the_handler() -> None:
+    servicer = Slow()
+    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+        call = server_live(channel)(pb.ServerLiveRequest())
+        await servicer.started.wait()
+        call.cancel()
+
+        await asyncio.wait_for(servicer.ended.wait(), 10)
+
+
+async def test_a_client_that_leaves_a_stream_closes_the_handler() -> None:
+    servicer = Slow()
+    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+        call = stream_infer(channel)()
+        await call.write(pb.ModelInferRequest(id="7"))
+        assert (await call.read()).infer_response.id == "7"
+        call.cancel()
+
+        await asyncio.wait_for(servicer.ended.wait(), 10)
+
+
+async def test_stopping_lets_a_call_end_and_takes_no_new_one() -> None:
+    servicer = Slow()
+    transport = GrpcioTransport([Service.of(DESCRIPTOR, servicer)], LOOPBACK)
+    port = await transport.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = server_live(channel)(pb.ServerLiveRequest())
+        await servicer.started.wait()
+        stopping = asyncio.create_task(transport.stop(60))
+        late = await failure(server_live(channel)(pb.ServerLiveRequest(), timeout=30))
+        servicer.release.set()
+
+        assert (await call).live
+        await stopping
+
+    assert late.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_stopping_cancels_what_outlives_the_grace() -> None:
+    servicer = Slow()
+    transport = GrpcioTransport([Service.of(DESCRIPTOR, servicer)], LOOPBACK)
+    port = await transport.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = server_live(channel)(pb.ServerLiveRequest())
+        await servicer.started.wait()
+        await transport.stop(0.01)
+        await failure(call)
+
+        await asyncio.wait_for(servicer.ended.wait(), 10)
+
+
+def test_a_method_of_the_wrong_kind_is_refused_when_the_service_is_built() -> None:
+    class NotAsync:
+        def server_live(self, request: Any, context: CallContext) -> None: ...
+
+    with pytest.raises(TypeError, match="server_live has to be a coroutine function"):
+        Service.of(DESCRIPTOR, NotAsync())
+    with pytest.raises(TypeError, match="2 servicers have a method server_live"):
+        Service.of(DESCRIPTOR, Live(), Slow())
+
+
+class Authority:
+    """Issues certificates for this machine."""
+
+    def __init__(self, name: str) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _common_name(name)
+        self.pem = self._sign(self._key, self._name, authority=True).public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, name: str) -> tuple[bytes, bytes]:
+        """Certificate and key as PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign(key, _common_name(name), authority=False)
+        return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    def _sign(self, key: ec.EllipticCurvePrivateKey, name: x509.Name, *, authority: bool) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+async def test_tls_serves_clients_that_trust_the_certificate() -> None:
+    authority = Authority("ours")
+    certificate, key = authority.issue("server")
+    listen = ListenOptions("127.0.0.1", 0, tls=TlsMaterial(certificate, key))
+    async with serving(Live(), listen=listen) as address:
+        trusting = grpc.ssl_channel_credentials(authority.pem)
+        async with grpc.aio.secure_channel(address, trusting) as channel:
+            assert (await server_live(channel)(pb.ServerLiveRequest())).live
+        async with grpc.aio.insecure_channel(address) as channel:
+            error = await failure(server_live(channel)(pb.ServerLiveRequest()))
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_mutual_tls_knows_its_clients_and_refuses_strangers() -> None:
+    authority, stranger = Authority("ours"), Authority("theirs")
+    certificate, key = authority.issue("server")
+    servicer = Live()
+    tls = TlsMaterial(certificate, key, client_ca=authority.pem)
+    async with serving(servicer, listen=ListenOptions("127.0.0.1", 0, tls=tls)) as address:
+        async with grpc.aio.secure_channel(address, _credentials(authority.pem, authority.issue("alice"))) as channel:
+            await server_live(channel)(pb.ServerLiveRequest())
+        assert [seen.identity for seen in servicer.seen] == ["alice"]
+        for credentials in (
+            grpc.ssl_channel_credentials(authority.pem),
+            _credentials(authority.pem, stranger.issue("mallory")),
+        ):
+            async with grpc.aio.secure_channel(address, credentials) as channel:
+                error = await failure(server_live(channel)(pb.ServerLiveRequest()))
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def _credentials(authority: bytes, issued: tuple[bytes, bytes]) -> Any:
+    return grpc.ssl_channel_credentials(authority, private_key=issued[1], certificate_chain=issued[0])
+
+
+async def test_a_certificate_that_cannot_be_used_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigurationError, match="certificate"):
+        await GrpcioTransport([], ListenOptions("127.0.0.1", 0, tls=TlsMaterial(b"no", b"no"))).start()
