@@ -1,0 +1,51 @@
+"""What a model takes and answers, as its server declares it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from offramp_client import Client, ModelConfig, ModelMetadata, TensorInfo, Unimplemented
+
+# Where an Offramp server's model configuration has the labels of an output.
+LABELS_PREFIX = "labels."
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One model or route. The shapes of `inputs` begin with the batch dimension if the model is `batched`."""
+
+    name: str
+    inputs: Mapping[str, TensorInfo]
+    batched: bool
+    # By output.
+    labels: Mapping[str, tuple[str, ...]]
+
+    def item_dims(self, tensor: TensorInfo) -> tuple[int, ...]:
+        """The dimensions of one item."""
+        return tensor.shape[1:] if self.batched else tensor.shape
+
+
+def ask(client: Client, model: str, version: str) -> Declared:
+    """Raises an error of the client."""
+    metadata = client.model_metadata(model, version)
+    try:
+        config = client.model_config(model, version)
+    except Unimplemented:
+        # The call is Triton's extension, which not every server has.
+        config = None
+    return combine(metadata, config)
+
+
+def combine(metadata: ModelMetadata, config: ModelConfig | None) -> Declared:
+    inputs = {tensor.name: tensor for tensor in metadata.inputs}
+    if config is None:
+        batched = all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs)
+        return Declared(metadata.name, inputs, batched, {})
+    labels = {
+        key.removeprefix(LABELS_PREFIX): tuple(json.loads(text))
+        for key, text in config.parameters.items()
+        if key.startswith(LABELS_PREFIX)
+    }
+    return Declared(metadata.name, inputs, config.max_batch_size > 0, labels)
