@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -145,6 +146,16 @@ def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield from run_prometheus([installed("prometheus"), *arguments, "--web.listen-address=127.0.0.1:0"], sink, log)
 
 
+def is_ready(url: str) -> bool | None:
+    """It listens before it has opened its storage, and answers 503 until then."""
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=10):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return None
+
+
 def run_prometheus(command: list[str], sink: IO[str], log: Path) -> Iterator[Prometheus]:
     def address() -> str | None:
         found = re.search(r'msg="Listening on" address=(\S+)', log.read_text())
@@ -153,6 +164,7 @@ def run_prometheus(command: list[str], sink: IO[str], log: Path) -> Iterator[Pro
     with subprocess.Popen(command, stdout=sink, stderr=sink) as process:
         try:
             url = f"http://{until('the address of Prometheus', address)}"
+            until("a ready Prometheus", lambda: is_ready(url))
             yield Prometheus(url)
         finally:
             process.terminate()
