@@ -135,7 +135,6 @@ def _example() -> Tensor:
 def _settings() -> str:
     labels = json.dumps(list(CLASS_NAMES))
     return f"""max_batch_size = {MAX_BATCH_SIZE}
-labels = {labels}
 
 [[inputs]]
 name = "image"
@@ -146,6 +145,7 @@ dims = [1, 28, 28]
 name = "logits"
 datatype = "FP32"
 dims = [10]
+labels = {labels}
 """
 
 

@@ -299,9 +299,8 @@ class TestExport:
             settings = tomllib.loads((repository / target.name / "model.toml").read_text())
             assert settings == {
                 "max_batch_size": 16,
-                "labels": list(data.CLASS_NAMES),
                 "inputs": [{"name": "image", "datatype": "FP32", "dims": [1, 28, 28]}],
-                "outputs": [{"name": "logits", "datatype": "FP32", "dims": [10]}],
+                "outputs": [{"name": "logits", "datatype": "FP32", "dims": [10], "labels": list(data.CLASS_NAMES)}],
             }
 
     def test_what_is_up_to_date_is_left_alone_and_new_weights_are_exported_again(
