@@ -61,6 +61,7 @@ class WarmupSettings:
     batch_sizes: tuple[int, ...] = ()
     # What a variable dimension is while warming up.
     variable_dim: int = 8
+    # Timed runs of each size; 0: no warm-up, for a model that cannot bear made-up inputs.
     iterations: int = 1
 
 

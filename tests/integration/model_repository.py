@@ -27,6 +27,8 @@ def write_divide(repository: Path, name: str = "divide") -> None:
     values = [helper.make_tensor_value_info(n, TensorProto.INT32, ["batch", 1]) for n in ("a", "b", "quotient")]
     node = helper.make_node("Div", ["a", "b"], ["quotient"])
     _save(repository, name, 1, helper.make_graph([node], name, values[:2], values[2:]))
+    # It would divide zero by zero.
+    (repository / name / "model.toml").write_text("[warmup]\niterations = 0\n")
 
 
 def write_gather(repository: Path, name: str = "gather") -> None:

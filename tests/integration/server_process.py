@@ -53,7 +53,7 @@ def serving(
     repository: Path, arguments: Sequence[str] = (), environment: dict[str, str] | None = None
 ) -> Iterator[ServerProcess]:
     """Start, wait for the ready line, and make sure that it ends."""
-    command = [sys.executable, "-m", "offramp_server.cli.main", "serve", f"--model-repository={repository}"]
+    command = [sys.executable, "-m", "offramp_server", "serve", f"--model-repository={repository}"]
     command += ["--grpc-port=0", "--http-port=0", *arguments]
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(

@@ -103,23 +103,19 @@ async def test_a_drain_that_takes_too_long_gives_up_with_unavailable(repository:
         assert await asyncio.to_thread(server.process.wait, 30) == 0
 
 
-def test_a_second_signal_ends_the_server_at_once(repository: Path) -> None:
-    write_spin(repository, rounds=3_000_000, config="max_batch_size = 1\n")
+async def test_a_second_signal_ends_the_server_at_once(repository: Path) -> None:
+    write_spin(repository, rounds=20_000, config="max_batch_size = 1\n")
     with serving(repository) as server:
-        asyncio.run(_leave_a_request_running(server))
-        server.process.send_signal(signal.SIGINT)
-        while _readyz(server) != 503:
-            pass
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(10) == 1
-
-
-async def _leave_a_request_running(server: ServerProcess) -> None:
-    async with aio.Client(server.grpc, timeout=60) as client:
-        task = asyncio.create_task(client.infer("spin", {"x": ROW}))
-        await eventually(lambda: metric(server, "offramp_requests_in_flight") >= 1)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with aio.Client(server.grpc, timeout=60, retries=RetryPolicy(max_attempts=1)) as client:
+            running = [asyncio.create_task(client.infer("spin", {"x": ROW})) for _ in range(100)]
+            await eventually(lambda: metric(server, "offramp_queue_items", model="spin") > 50)
+            server.process.send_signal(signal.SIGINT)
+            await eventually(lambda: _readyz(server) == 503)
+            server.process.send_signal(signal.SIGINT)
+            # A drain would have computed a hundred requests first.
+            assert await asyncio.to_thread(server.process.wait, 30) == 1
+            outcomes = await asyncio.gather(*running, return_exceptions=True)
+            assert sum(isinstance(outcome, errors.Unavailable) for outcome in outcomes) > 50
 
 
 def _readyz(server: ServerProcess) -> int:

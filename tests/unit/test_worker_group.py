@@ -28,6 +28,7 @@ class FakeWorker(HandExecutor):
         self.models: dict[int, ModelSpec] = {}
         self.placements: dict[int, Placement] = {}
         self.alive = False
+        self.process_id = None
         self._on_death = on_death
         self._world = world
 
@@ -84,6 +85,10 @@ class Bench:
         return worker
 
     @property
+    def counts(self) -> dict[str, int]:
+        return {"active": len(self.group.actives), "standby": len(self.group.standbys)}
+
+    @property
     def members(self) -> list[FakeWorker]:
         return [worker for worker in self.world.workers if worker in self.group.executors]
 
@@ -103,7 +108,7 @@ def test_a_standby_comes_up_beside_the_active_worker_and_holds_the_same_models()
     async def scenario(bench: Bench) -> None:
         await bench.group.load(1, spec())
         await settle()
-        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.counts == {"active": 1, "standby": 1}
         assert all(worker.holds(1) for worker in bench.members)
 
     play(scenario)
@@ -115,10 +120,10 @@ def test_the_standby_takes_over_in_the_same_turn_and_is_replaced() -> None:
         await settle()
         active, standby = bench.members
         active.kill()
-        assert bench.group.counts() == {"active": 1, "standby": 0}
+        assert bench.counts == {"active": 1, "standby": 0}
         assert bench.group.executors == [standby]
         await settle()
-        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.counts == {"active": 1, "standby": 1}
         assert bench.members[-1].holds(1)
         assert bench.stats.worker_restarts["cpu", "signal_9"] == 1
 
@@ -141,7 +146,7 @@ def test_a_model_that_kills_its_worker_while_loading_meets_the_standby_and_not_t
             await bench.group.load(2, spec(name="crasher"))
         await settle()
         assert active.alive
-        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.counts == {"active": 1, "standby": 1}
         assert not any(worker.holds(2) for worker in bench.members)
 
     play(scenario)
@@ -180,7 +185,7 @@ def test_a_worker_that_dies_of_something_else_during_a_load_does_not_fail_it() -
         bench.world.before_load = die
         await bench.group.load(2, spec(name="other"))
         await settle()
-        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.counts == {"active": 1, "standby": 1}
         assert all(worker.holds(1) and worker.holds(2) for worker in bench.members)
 
     play(scenario)
@@ -194,7 +199,7 @@ def test_workers_are_replaced_with_growing_pauses_until_it_works() -> None:
         for worker in bench.members:
             worker.kill()
         await settle()
-        assert bench.group.counts() == {"active": 0, "standby": 0}
+        assert bench.counts == {"active": 0, "standby": 0}
         attempts = len(bench.world.workers)
         await bench.loop.advance(0.15)
         assert len(bench.world.workers) == attempts + 1
@@ -203,7 +208,7 @@ def test_workers_are_replaced_with_growing_pauses_until_it_works() -> None:
         bench.world.cannot_start = False
         await bench.loop.advance(0.1)
         await settle()
-        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.counts == {"active": 1, "standby": 1}
 
     play(scenario)
 
@@ -224,7 +229,7 @@ def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_bac
         await settle()
         await bench.loop.advance(1)
         await settle()
-        assert bench.group.counts() == {"active": 1, "standby": 1}
+        assert bench.counts == {"active": 1, "standby": 1}
         assert bench.group.serves(1)
         assert not bench.group.serves(2)
 
@@ -235,7 +240,7 @@ def test_as_many_workers_are_active_as_the_model_with_most_instances_asks_for_an
     async def scenario(bench: Bench) -> None:
         await bench.group.load(1, replace(spec(), engine=EngineSettings(instances=2)))
         await settle()
-        assert bench.group.counts() == {"active": 2, "standby": 0}
+        assert bench.counts == {"active": 2, "standby": 0}
         assert all(worker.placements[1].threads >= 1 for worker in bench.members)
 
     play(scenario, standbys=0)

@@ -20,8 +20,11 @@ def warm_up(engine: Engine, spec: ModelSpec) -> dict[int, float]:
     """Run every batch size of `spec.warmup` (default: 1 and the largest) and return seconds per warm batch, by items.
 
     The first run of each size pays for allocations and compiled primitives and is not counted; the fastest of
-    `iterations` more is. A model without a batch dimension counts as one item. Raises LoadError where a run fails.
+    `iterations` more is; 0 asks for no warm-up. A model without a batch dimension counts as one item. Raises LoadError
+    where a run fails.
     """
+    if spec.warmup.iterations == 0:
+        return {}
     return {items: _seconds(engine, spec, items) for items in batch_sizes(spec)}
 
 
@@ -45,12 +48,12 @@ def _seconds(engine: Engine, spec: ModelSpec, items: int) -> float:
     inputs = sample_inputs(spec, items)
     try:
         engine.execute(inputs)
-        return min(_timed(engine, inputs) for _ in range(max(1, spec.warmup.iterations)))
+        return min(_timed(engine, inputs) for _ in range(spec.warmup.iterations))
     except Exception as error:
         shapes = ", ".join(f'"{tensor.name}" {tensor.datatype}{list(tensor.shape)}' for tensor in inputs)
         raise LoadError(
             f'model "{spec.name}": warm-up with batch size {items} ({shapes}) failed: {error}; '
-            "[warmup] of model.toml chooses other batch sizes, or another variable_dim"
+            "[warmup] of model.toml chooses other batch sizes or another variable_dim; iterations = 0 leaves it out"
         ) from error
 
 

@@ -1,0 +1,5 @@
+"""`python -m offramp_server`: the command `offramp`."""
+
+from offramp_server.cli.main import main
+
+raise SystemExit(main())
