@@ -1,8 +1,8 @@
 """The program in a `.pt2` (`models/model.json`): rebuilt from the parts that compute, and from nothing else.
 
-`torch.export.load` trusts this file. It looks operators up by name with `getattr` (`torch.os.system` is such a name),
-writes node and argument names into Python source that it executes, evaluates sizes, and imports modules that tree
-specifications name. So every name here must be an identifier, every operator one of PyTorch's own that compute on
+`torch.export.load` trusts this file. It evaluates sizes as Python, writes names of nodes and arguments into source that
+it executes, imports modules that tree specifications name, and looks operators up with `getattr`, among them some that
+write files. So every name here must be an identifier, every operator one of PyTorch's own that compute on
 tensors, every size pass `pt2_expressions`, and everything that serving does not need (stack traces, source locations,
 guards as Python source, submodules' calling conventions) is left out.
 """

@@ -38,6 +38,9 @@ class ZipArchive:
         _check_names([entry.filename for entry in entries])
         for entry in entries:
             _check_entry(entry)
+        # zipfile accepts anything in front of an archive, and so takes an archive within a truncated one for the whole.
+        if min(entry.header_offset for entry in entries) != 0:
+            raise LoadError("not a complete zip archive (truncated or damaged?): its first entry is not at its start")
         if sum(entry.file_size for entry in entries) > size:
             raise LoadError("its entries claim more bytes than the file has")
         self._entries = {entry.filename.partition("/")[2]: entry for entry in entries}
