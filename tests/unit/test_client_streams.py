@@ -88,6 +88,14 @@ def test_the_end_of_the_stream_by_an_error_is_raised_and_not_tried_again(connect
     assert [request.model_name for _, request, *_ in server.seen] == ["echo", "broken stream"]
 
 
+def test_the_servers_reason_is_told_even_if_it_ends_the_stream_while_requests_are_written(connect: Connect) -> None:
+    client = connect()
+    for _ in range(10):
+        answers = client.infer_stream([*numbered(1, "broken stream"), *numbered(200)])
+        with pytest.raises(errors.Unavailable, match="draining"):
+            next(answers)
+
+
 def test_an_exception_of_the_callers_own_comes_after_the_answers_before_it(connect: Connect) -> None:
     def requests() -> Iterator[InferRequest]:
         yield from numbered(2)

@@ -7,7 +7,7 @@ async with offramp_client.aio.Client("localhost:8001") as client:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -16,7 +16,7 @@ import grpc.aio
 from offramp_client._base import LOAD_TIMEOUT, BaseClient
 from offramp_client._connection import typed_error
 from offramp_client._plans import Done, Outcome, Pause, Plan, Step, proceed
-from offramp_client.errors import Cancelled
+from offramp_client.errors import Cancelled, Internal, OfframpError, from_status
 from offramp_client.inference import InferRequest, InferResult, ParameterValue, TensorLike
 from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, Route, ServerMetadata
 from offramp_client.options import CLIENT_DEFAULT, Timeout
@@ -182,11 +182,12 @@ class Client(BaseClient):
         call = self._call(self._plans.stream.path)(
             self._payloads(requests, failures), timeout=timeout, metadata=self._connection.metadata
         )
+        ending = _Ending(call)
         try:
             async for payload in call:
                 yield self._plans.decode_streamed(payload)
         except grpc.RpcError as error:
-            raise typed_error(error) from error
+            raise ending.explain(error) from error
         except asyncio.CancelledError as error:
             self._raise_if_closed(error)
             raise
@@ -241,3 +242,35 @@ class Client(BaseClient):
         task = asyncio.current_task()
         if self._closed and not (task and task.cancelling()):
             raise Cancelled("the client was closed while the call was in flight") from error
+
+
+class _Ending:
+    """How the server ended a stream.
+
+    If a request is being written at that moment, grpc.aio may put INTERNAL in place of the status that it has already
+    received (grpc/grpc#36066). What the call says when it calls back is what the server said.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._said: OfframpError | None = None
+        call.add_done_callback(self._listen)
+
+    def explain(self, raised: grpc.RpcError) -> OfframpError:
+        error = typed_error(raised)
+        return self._said or error if isinstance(error, Internal) else error
+
+    def _listen(self, call: Any) -> None:
+        code = _at_once(call.code())
+        if code not in (None, grpc.StatusCode.OK):
+            trailing = dict(_at_once(call.trailing_metadata()) or ())
+            self._said = from_status(code.name, _at_once(call.details()) or "", trailing)
+
+
+def _at_once(known: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for, as the status of a call that is over; None if it has."""
+    try:
+        known.send(None)
+    except StopIteration as end:
+        return end.value
+    known.close()
+    return None
