@@ -102,12 +102,13 @@ def datatype_of(dtype: np.dtype[Any], name: str = "tensor") -> str:
     """The protocol's name of a numpy type. Raises TypeError if it has none."""
     if dtype.kind in "OSU":
         return BYTES
+    known = _DATATYPE_OF_NUMPY.get(dtype.newbyteorder("="))
+    if known is not None:
+        return known
+    # Asked last, because numpy works it out anew each time.
     if dtype.name == "bfloat16":
         return BF16
-    try:
-        return _DATATYPE_OF_NUMPY[dtype.newbyteorder("=")]
-    except KeyError:
-        raise TypeError(f'"{name}": numpy type {dtype} does not travel; one of {", ".join(DATATYPES)}') from None
+    raise TypeError(f'"{name}": numpy type {dtype} does not travel; one of {", ".join(DATATYPES)}')
 
 
 def byte_size(datatype: str, shape: Sequence[int]) -> int | None:
