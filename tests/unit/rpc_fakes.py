@@ -84,6 +84,13 @@ class FakeServing:
     most_in_flight: int = 0
     route_infos: list[RouteInfo] = field(default_factory=list)
     calls: list[tuple[str, str]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until(self, condition: Callable[[FakeServing], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition(self):
+                self.changed.clear()
+                await self.changed.wait()
 
     async def infer(self, request: InferRequest) -> InferResponse:
         self.seen.append(request)
@@ -91,6 +98,7 @@ class FakeServing:
             raise self.failure
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.changed.set()
         try:
             if self.gate is not None:
                 await self.gate.wait()
@@ -100,6 +108,7 @@ class FakeServing:
             raise
         finally:
             self.in_flight -= 1
+            self.changed.set()
 
     def _answer(self, request: InferRequest) -> InferResponse:
         info = self.endpoint(request.model, request.version)
