@@ -39,8 +39,6 @@ def read_onnx(path: Path) -> SourceModel:
         external = tuple(sorted({_external(path, tensor) for tensor in _tensors(model) if _is_external(tensor)}))
     except LoadError as error:
         raise LoadError(f"{path}: {error}") from None
-    if not outputs:
-        raise LoadError(f"{path}: it has no outputs; expected a model with at least one")
     return SourceModel(path, "onnx", inputs, outputs, external, named=True, provenance=_provenance(model))
 
 
@@ -136,10 +134,18 @@ def _external(model: Path, tensor: Any) -> Path:
         raise LoadError(f'tensor "{tensor.name}" has its data in "{location}"; expected a file in {model.parent}')
     if not path.is_file():
         raise LoadError(f'tensor "{tensor.name}" has its data in "{location}", which is missing')
-    try:
-        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
-    except ValueError:
-        raise LoadError(f'tensor "{tensor.name}" has an offset or a length that is not a number') from None
-    if not 0 <= end <= path.stat().st_size:
-        raise LoadError(f'tensor "{tensor.name}" ends at byte {end} of "{location}", which has {path.stat().st_size}')
+    _check_extent(tensor.name, entries, path)
     return Path(path)
+
+
+def _check_extent(name: str, entries: dict[str, str], path: Path) -> None:
+    try:
+        offset = int(entries.get("offset", 0))
+        end = offset + int(entries.get("length", 0))
+    except ValueError:
+        raise LoadError(f'tensor "{name}" has an offset or a length that is not a number') from None
+    size = path.stat().st_size
+    if not 0 <= offset <= end:
+        raise LoadError(f'tensor "{name}" starts at byte {offset} of "{path.name}" and ends at byte {end}')
+    if end > size:
+        raise LoadError(f'tensor "{name}" ends at byte {end} of "{path.name}", which has {size}')
