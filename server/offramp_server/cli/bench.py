@@ -77,12 +77,12 @@ def run(options: argparse.Namespace) -> int:
 
 async def _measure_all(options: argparse.Namespace, inputs: Sequence[Inputs]) -> int:
     answers = 0
-    if not options.json:
-        print(line(HEADER, WIDTHS, right=RIGHT), flush=True)
     async with connect_async(options) as client:
         call = _call(client, options, inputs)
         # The first one connects, and raises what would be wrong with all of them.
         await call()
+        if not options.json:
+            print(line(HEADER, WIDTHS, right=RIGHT), flush=True)
         for load in [options.open_loop] if options.open_loop else options.concurrency:
             measurement = await _measure(call, load, options)
             answers += len(measurement.latencies)

@@ -152,6 +152,9 @@ def _parse_json(path: Path) -> Any:
 
 def _array(name: str, values: Any) -> Array:
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError:
         raise UsageError(f'input "{name}": its lists have different lengths; expected all of one length') from None
+    if array.dtype == object:
+        raise UsageError(f'input "{name}": expected nested lists of numbers, true and false, or strings')
+    return array
