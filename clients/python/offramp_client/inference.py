@@ -62,7 +62,7 @@ class AnswerPath:
     """How an Offramp server came to an answer. None, and no models, where it did not say."""
 
     route: str | None = None
-    #: The models that took part, in order.
+    #: The models that took part, in order, as "name:version".
     models: tuple[str, ...] = ()
     #: The stage after which an early-exit route answered.
     exit: str | None = None
