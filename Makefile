@@ -38,7 +38,7 @@ check: $(DEV) $(GENERATOR) ## Lint, check types, and see that the generated code
 generate: $(GENERATOR) ## Generate the protobuf modules from the .proto files
 	$(GENERATE_VENV)/bin/python scripts/generate_protos.py
 
-bench: $(DEV) ## Measure the server beside a plain gRPC echo and beside bare compute
+bench: $(RUNTIME) ## Measure the server beside a plain gRPC echo and beside bare compute
 	$(VENV)/bin/python -m benchmarks.serve $(ARGS)
 
 clean: ## Remove what these commands have made

@@ -168,8 +168,8 @@ def main() -> int:
     say("")
     say(table(HEADER, [row.cells() for row in rows], right=range(2, len(HEADER))))
     say(
-        f"\np50 and p99 with one caller, requests/s with {CALLERS}, one image a request, {options.seconds:g} s each; client "
-        f"and server share {os.cpu_count()} cores."
+        f"\np50 and p99 with one caller, requests/s with {CALLERS}, one image a request, {options.seconds:g} s each; "
+        f"client and server share {os.cpu_count()} cores."
     )
     return 0
 
