@@ -114,7 +114,10 @@ class _Binder:
             converted = self._value(kind, value, key)
         except _Mismatch:
             raise self._wrong(key, _words(kind) if extra is None else extra.words, value) from None
-        for rule in (*_annotated_rules(kind), *([] if extra is None else [extra])):
+        return converted if extra is None else self._checked([extra], converted, key, value)
+
+    def _checked(self, rules: list[Rule], converted: Any, key: str, value: Any) -> Any:
+        for rule in rules:
             if not rule.accepts(converted):
                 raise self._wrong(key, rule.words, value)
         return converted
@@ -122,7 +125,7 @@ class _Binder:
     def _value(self, kind: Any, value: Any, key: str) -> Any:
         origin = get_origin(kind)
         if origin is Annotated:
-            return self._value(get_args(kind)[0], value, key)
+            return self._checked(_annotated_rules(kind), self._value(get_args(kind)[0], value, key), key, value)
         if origin in (Union, types.UnionType):
             return self._first_fit(_options(kind), value, key)
         if origin is tuple:

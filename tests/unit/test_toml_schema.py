@@ -27,6 +27,7 @@ class Cake:
     layers: tuple[Oven, ...] = ()
     servings: Literal["all"] | tuple[int, ...] = "all"
     recipe: Path | None = None
+    price: Annotated[int, between(1)] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -85,6 +86,8 @@ def test_a_complete_table_becomes_the_dataclass_with_its_defaults() -> None:
             {"name": "x", "servings": ["one"]},
             "cake.toml: servings: expected \"all\" or a list, each element an integer, got ['one']",
         ),
+        ({"name": "x", "price": 0}, "cake.toml: price: expected a number of at least 1, got 0"),
+        ({"name": "x", "price": "1"}, 'cake.toml: price: expected a number of at least 1, got "1"'),
         ({"name": "x", "recipe": ""}, 'cake.toml: recipe: expected a path, got ""'),
         ({"name": "x", "notes": {"n": 1}}, "cake.toml: notes: expected a table of strings, got a table"),
     ],
@@ -100,7 +103,7 @@ def test_true_does_not_pass_for_a_number() -> None:
 
 
 def test_a_key_like_no_other_is_answered_with_the_valid_ones() -> None:
-    assert "valid keys: kind, layers, name, notes, oven, recipe, servings" in refusal({"name": "x", "zzzz": 1})
+    assert "valid keys: kind, layers, name, notes, oven, price, recipe, servings" in refusal({"name": "x", "zzzz": 1})
 
 
 def test_rules_can_be_given_from_outside_for_dataclasses_that_do_not_know_of_toml() -> None:
