@@ -74,7 +74,7 @@ async def demonstrate(repository: Path, seconds: float) -> list[Row]:
 async def running_server(repository: Path) -> AsyncIterator[str]:
     """`offramp serve` on free ports: yields its gRPC address once it is ready, and lets it drain in the end."""
     server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "offramp_server.cli", "serve", "--model-repository", str(repository),
+        sys.executable, "-m", "offramp_server", "serve", "--model-repository", str(repository),
         "--grpc-port", "0", "--http-port", "0", "--log-level", "warning",
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
