@@ -128,7 +128,8 @@ class FakeServing:
         return [*ready, IndexEntry("broken", "1", "UNAVAILABLE", "no such file")]
 
     def model_ready(self, name: str, version: str = "") -> bool:
-        return name in self.models and version in ("", "1")
+        self.endpoint(name, version)
+        return self.ready
 
     async def load(self, name: str) -> None:
         self.calls.append(("load", name))

@@ -138,6 +138,7 @@ async def test_tracing_is_switched_and_thinned(server: Running, client: Client) 
         ({"trace_rate": ["1", "2"]}, "INVALID_ARGUMENT", 'trace setting "trace_rate": expected a number from 0'),
         ({"trace_fiel": "x"}, "INVALID_ARGUMENT", 'unknown trace setting "trace_fiel"'),
         ({"trace_count": "7"}, "UNIMPLEMENTED", 'trace setting "trace_count" is always "-1" here'),
+        ({"trace_file": "x"}, "UNIMPLEMENTED", 'trace setting "trace_file" is always "" here'),
     ],
 )
 async def test_trace_settings_that_cannot_be_are_refused(

@@ -7,7 +7,7 @@ from typing import Any
 
 from open_inference import grpc_predict_v2_pb2 as pb
 
-from offramp_server.errors import InvalidRequest, NotSupported
+from offramp_server.errors import InvalidRequest, NotFound, NotSupported
 from offramp_server.rpc.model_config import config_message, metadata_message
 from offramp_server.rpc.ports import Serving
 from offramp_server.rpc.statistics import statistics_message
@@ -25,7 +25,12 @@ class RepositoryCalls:
         self._serving = serving
 
     async def model_ready(self, request: pb.ModelReadyRequest, context: CallContext) -> pb.ModelReadyResponse:
-        return pb.ModelReadyResponse(ready=self._serving.model_ready(_named(request.name), request.version))
+        try:
+            ready = self._serving.model_ready(_named(request.name), request.version)
+        except NotFound:
+            # The protocol asks a question here that has an answer for every name.
+            ready = False
+        return pb.ModelReadyResponse(ready=ready)
 
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: CallContext) -> pb.ModelMetadataResponse:
         return metadata_message(self._serving.endpoint(_named(request.name), request.version))

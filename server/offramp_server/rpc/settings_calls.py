@@ -121,6 +121,7 @@ def _trace_state(traces: TraceControl) -> dict[str, list[str]]:
         "trace_rate": [str(traces.rate)],
         "trace_count": ["-1"],
         "log_frequency": ["0"],
+        "trace_file": [""],
         "trace_mode": ["opentelemetry"],
     }
 

@@ -163,10 +163,8 @@ def _handler(descriptor: MethodDescriptor, path: str, servicers: tuple[object, .
 
 
 def _unimplemented(path: str, server_streaming: bool) -> Handler:
-    error = CallFailed(Code.UNIMPLEMENTED, f"{path} is not implemented by this server")
-
     async def refuse(request: Any, context: CallContext) -> Message:
-        raise error
+        raise CallFailed(Code.UNIMPLEMENTED, f"{path} is not implemented by this server")
 
     async def refuse_stream(request: Any, context: CallContext) -> AsyncIterator[Message]:
         yield await refuse(request, context)
