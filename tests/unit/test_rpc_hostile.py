@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from typing import Any
 
 from hypothesis import given
@@ -57,6 +58,7 @@ REQUEST = st.builds(
 )
 
 
+@cache
 def model_infer() -> Method:
     services = build_services(FakeServing(), HealthBoard(), RpcSettings("1"), FakeLogs(), FakeTraces())
     return next(method for service in services for method in service.methods if method.name == "ModelInfer")
