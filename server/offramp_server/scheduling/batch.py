@@ -21,6 +21,8 @@ class Batch:
     items: int
     # Monotonic nanoseconds at which it left the queue.
     sent_ns: int
+    # So cheap that a hop to another thread would cost more.
+    trivial: bool = False
 
     def joined_inputs(self) -> list[tuple[Tensor, list[Tensor]]]:
         """For each input: its shape for the whole batch (with empty data), and the parts that make it up in order."""

@@ -7,10 +7,6 @@ from collections.abc import Iterable
 from offramp_server.scheduling.batch import Executor
 from offramp_server.scheduling.lane import Lane
 
-# A batch cheaper than this costs less than the round trip to its worker, so waiting for it gains nothing
-# (measured: sending small batches ahead helps below about 0.2 ms and costs a third of the batch size above).
-TRIVIAL_BATCH_SECONDS = 0.0002
-
 
 class OldestHeadFirst:
     """Serve the queue whose head comes first by priority, then by age. No timer: a batch leaves when it can."""
@@ -31,6 +27,6 @@ class OldestHeadFirst:
         or if it is so cheap that growing would not pay."""
         if executor.in_flight == 0:
             return True
-        if lane.seconds_per_batch < TRIVIAL_BATCH_SECONDS:
+        if lane.trivial:
             return executor.in_flight < executor.slots
         return executor.in_flight == 1 and lane.queue.has_full_batch()

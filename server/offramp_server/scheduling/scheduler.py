@@ -74,7 +74,11 @@ class Scheduler:
         lane.enter(work)
         if work.deadline is not None:
             self._expiry.watch(work.deadline, lane, work)
-        self._pump_soon()
+        if lane.trivial:
+            # A turn of the loop costs as much as the batch that might grow in it.
+            self._pump()
+        else:
+            self._pump_soon()
         try:
             return await work.future
         finally:
@@ -144,7 +148,8 @@ class Scheduler:
             return False
         works = self._drop_expired(lane.queue.take_batch())
         if works:
-            executor.submit(Batch(lane.handle, works, sum(work.items for work in works), time.monotonic_ns()))
+            items = sum(work.items for work in works)
+            executor.submit(Batch(lane.handle, works, items, time.monotonic_ns(), lane.trivial))
         return True
 
     def _drop_expired(self, works: list[Work]) -> list[Work]:

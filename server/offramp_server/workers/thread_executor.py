@@ -64,8 +64,14 @@ class ThreadExecutor:
             await asyncio.to_thread(self._thread.join)
 
     def submit(self, batch: Batch) -> None:
+        inputs = [_join(whole, parts) for whole, parts in batch.joined_inputs()]
+        idle = self.in_flight == 0
         self.in_flight += 1
-        self._jobs.put((batch, [_join(whole, parts) for whole, parts in batch.joined_inputs()]))
+        if batch.trivial and idle:
+            # Waking the thread and being woken by it costs several times what this batch does.
+            self._compute_one(batch, inputs)()
+        else:
+            self._jobs.put((batch, inputs))
 
     def _compute(self) -> None:
         while (job := self._jobs.get()) is not None:
