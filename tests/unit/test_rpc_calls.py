@@ -12,7 +12,7 @@ from offramp_server import errors
 from offramp_server.errors import InvalidRequest, OfframpError, Overloaded
 from offramp_server.rpc.auth import Authenticator
 from offramp_server.rpc.calls import guarded
-from offramp_server.rpc.status import CODES, MAX_MESSAGE_LENGTH, failure_of
+from offramp_server.rpc.status import CODES, MAX_MESSAGE_LENGTH, failure_of, failure_parameters, identified
 from offramp_server.transport.interface import CallContext, CallFailed, Code, Service
 from open_inference import grpc_predict_v2_pb2 as pb
 from rpc_fakes import FakeContext
@@ -73,6 +73,22 @@ def test_a_defect_is_an_id_for_the_caller_and_a_traceback_in_the_log(
 def test_overload_says_when_to_come_back() -> None:
     assert failure_of(Overloaded("full", 0.1)).trailing == {"grpc-retry-pushback-ms": "100"}
     assert failure_of(InvalidRequest("no")).trailing == {}
+
+
+def test_a_failure_says_of_which_request_it_is() -> None:
+    failure = identified(failure_of(Overloaded("full", 0.1)), "r1")
+
+    assert failure.trailing == {"grpc-retry-pushback-ms": "100", "offramp-request-id": "r1"}
+    assert failure_parameters(failure, "r1") == {
+        "offramp_status": "RESOURCE_EXHAUSTED",
+        "offramp_request_id": "r1",
+        "offramp_retry_after": 0.1,
+    }
+
+
+@pytest.mark.parametrize("request_id", ["", "é", "a b", "a\n", "x" * 257])
+def test_an_id_that_metadata_cannot_hold_is_left_out(request_id: str) -> None:
+    assert identified(CallFailed(Code.NOT_FOUND, "no"), request_id).trailing == {}
 
 
 def test_a_message_too_long_for_a_header_is_cut() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -194,6 +195,22 @@ async def test_overload_hints_when_to_come_back(server: Running) -> None:
     assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "250"
 
 
+async def test_an_error_names_the_request_by_the_clients_id_or_by_that_in_the_log(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "offramp")
+    server.serving.failure = InvalidRequest("no")
+    told = []
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        for request_id in ("mine", ""):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await raw_infer(channel)(pb.ModelInferRequest(model_name="echo", id=request_id))
+            told.append(dict(caught.value.trailing_metadata())["offramp-request-id"])
+
+    assert told[0] == "mine"
+    assert told == [vars(record)["request_id"] for record in caplog.records]
+
+
 async def test_a_wrong_request_is_explained(client: triton_aio.InferenceServerClient) -> None:
     tensor = triton.InferInput("x", [1, 2], "INT32")
     tensor.set_data_from_numpy(np.zeros((1, 2), dtype=np.int32))
@@ -292,8 +309,24 @@ async def test_an_error_in_a_stream_carries_the_id_of_its_request(server: Runnin
 
     assert [response.infer_response.id for response in responses] == ["7", "8"]
     assert responses[0].error_message.startswith('there is no model "missing"')
-    assert responses[0].infer_response.parameters["triton_final_response"].bool_param
+    said = responses[0].infer_response.parameters
+    assert said["triton_final_response"].bool_param
+    assert (said["offramp_status"].string_param, said["offramp_request_id"].string_param) == ("NOT_FOUND", "7")
     assert not responses[1].error_message
+
+
+async def test_overload_in_a_stream_hints_when_to_come_back(server: Running) -> None:
+    server.serving.failure = Overloaded("full", 0.25)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = await stream_infer(channel, echo_request(""))
+        await call.done_writing()
+        [response] = [response async for response in call]
+
+    said = response.infer_response.parameters
+    assert said["offramp_status"].string_param == "RESOURCE_EXHAUSTED"
+    assert said["offramp_retry_after"].double_param == 0.25
+    assert said["offramp_request_id"].string_param
+    assert response.infer_response.id == ""
 
 
 async def test_a_stream_ends_with_the_first_error_if_the_client_wants_that(server: Running) -> None:
@@ -306,6 +339,7 @@ async def test_a_stream_ends_with_the_first_error_if_the_client_wants_that(serve
             await call.read()
 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert dict(caught.value.trailing_metadata())["offramp-request-id"] == "8"
 
 
 async def test_a_stream_has_no_more_than_its_window_under_way() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from offramp_server.rpc.auth import Authenticator
-from offramp_server.rpc.status import failure_of
+from offramp_server.rpc.status import failure_of, identified
 from offramp_server.transport.interface import Answer, CallContext, CallFailed, Code, Handler, Method, Service
 
 _logger = logging.getLogger("offramp.rpc")
@@ -34,12 +34,12 @@ def _guard(method: Method, authenticator: Authenticator) -> Method:
 
 def _guard_unary(method: Method, authenticator: Authenticator) -> Handler:
     handler = cast("Callable[[Any, CallContext], Awaitable[Answer]]", method.handler)
-    authorise, path, clock = authenticator.authorise, method.path, time.perf_counter
+    authorise, clock = authenticator.gate(method.path), time.perf_counter
 
     async def call(request: Any, context: CallContext) -> Answer:
         started = clock()
         try:
-            authorise(path, request, context)
+            authorise(request, context)
             answer = await handler(request, context)
         except Exception as error:
             raise told(error, method.name, request, started) from error
@@ -55,11 +55,12 @@ def _guard_unary(method: Method, authenticator: Authenticator) -> Handler:
 
 def _guard_stream(method: Method, authenticator: Authenticator) -> Handler:
     handler = cast("Callable[[Any, CallContext], Any]", method.handler)
+    authorise = authenticator.gate(method.path)
 
     async def call(request: Any, context: CallContext) -> AsyncIterator[Answer]:
         started = time.perf_counter()
         try:
-            authenticator.authorise(method.path, request, context)
+            authorise(request, context)
             async with aclosing(handler(request, context)) as answers:
                 async for answer in answers:
                     yield answer
@@ -71,7 +72,7 @@ def _guard_stream(method: Method, authenticator: Authenticator) -> Handler:
 
 def told(error: Exception, method: str, request: Any, started: float) -> CallFailed:
     """What the caller is told of `error`, which goes into the log. `started` is of time.perf_counter()."""
-    failure = failure_of(error)
+    failure = identified(failure_of(error), getattr(request, "id", ""))
     level = logging.WARNING if failure.code in _OPERATORS else logging.INFO
     _log(level, method, request, started, failure.code, failure.message)
     return failure

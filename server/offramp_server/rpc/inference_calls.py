@@ -21,6 +21,7 @@ from offramp_server.rpc.codec import decode, encode
 from offramp_server.rpc.parameters import write_parameters
 from offramp_server.rpc.ports import Serving, TraceControl
 from offramp_server.rpc.shared_memory import SharedMemory
+from offramp_server.rpc.status import failure_of, failure_parameters, identified
 from offramp_server.rpc.streams import answer_in_order
 from offramp_server.rpc.wire import ReceivedRequest
 from offramp_server.transport.interface import CallContext, parses
@@ -132,10 +133,10 @@ class InferenceCalls:
             return raw_contents.serialize(_EMPTY, _EMPTY.INFER_RESPONSE_FIELD_NUMBER, [answer])
         except Exception as error:
             if context.metadata.get(_END_ON_ERROR) == "true":
-                raise
+                raise identified(failure_of(error), message.id) from error
             failure = told(error, _STREAM_METHOD, message, started)
             response = pb.ModelInferResponse(
                 id=client_id, model_name=message.model_name, model_version=message.model_version
             )
-            write_parameters(response.parameters, _FINAL)
+            write_parameters(response.parameters, {**_FINAL, **failure_parameters(failure, message.id)})
             return pb.ModelStreamInferResponse(error_message=failure.message, infer_response=response)

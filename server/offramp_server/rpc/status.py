@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from offramp_server import errors
+from offramp_server.inference import ParameterValue
 from offramp_server.transport.interface import CallFailed, Code
 
 _logger = logging.getLogger("offramp.rpc")
@@ -32,6 +35,9 @@ CODES = MappingProxyType(
 )
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+REQUEST_ID_KEY = "offramp-request-id"
+# What metadata may hold, and never so much that a client refuses the trailers. A request's id is its caller's choice.
+_METADATA_VALUE = re.compile(r"[\x21-\x7e]{1,256}")
 # A status message travels in a header, and clients refuse more than 8 KB of those.
 MAX_MESSAGE_LENGTH = 2000
 
@@ -45,6 +51,24 @@ def failure_of(error: Exception) -> CallFailed:
         if code is not None:
             return CallFailed(code, _cut(str(error)), _trailing(error))
     return _internal(error)
+
+
+def identified(failure: CallFailed, request_id: str) -> CallFailed:
+    """The same failure, which tells the caller of which request it is where metadata can hold the id."""
+    if not _METADATA_VALUE.fullmatch(request_id):
+        return failure
+    return CallFailed(failure.code, failure.message, {**failure.trailing, REQUEST_ID_KEY: request_id})
+
+
+def failure_parameters(failure: CallFailed, request_id: str) -> dict[str, ParameterValue]:
+    """The failure of one request in a stream that goes on, where status and trailing metadata are still to come."""
+    parameters: dict[str, ParameterValue] = {"offramp_status": failure.code.name, "offramp_request_id": request_id}
+    return {**parameters, **_retry_after(failure.trailing)}
+
+
+def _retry_after(trailing: Mapping[str, str]) -> dict[str, ParameterValue]:
+    pushback = trailing.get(PUSHBACK_KEY)
+    return {} if pushback is None else {"offramp_retry_after": int(pushback) / 1000}
 
 
 def _trailing(error: Exception) -> dict[str, str]:
