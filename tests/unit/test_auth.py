@@ -34,7 +34,7 @@ WITH_TOKENS = Authenticator(TOKENS, management_allowed=True)
 
 def call(authenticator: Authenticator, path: str, header: str | bytes | None = None, request: Any = None) -> None:
     metadata = {} if header is None else {"authorization": header}
-    authenticator.authorise(path, request, FakeContext(metadata))
+    authenticator.gate(path)(request, FakeContext(metadata))
 
 
 def test_without_tokens_everybody_infers() -> None:

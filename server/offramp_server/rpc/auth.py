@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from offramp_server.errors import PermissionDenied, Unauthenticated
 from offramp_server.transport.interface import CallContext
@@ -43,13 +44,8 @@ class Token:
     sha256: str
 
 
-def required_role(path: str, request: Any) -> Role:
-    """What the call of `path` needs. `request` is the message, or an iterator of them."""
-    if path in _OPEN or path.startswith(_OPEN_SERVICES):
-        return Role.NONE
-    if path in _MANAGEMENT or (path in _SETTINGS and request.settings):
-        return Role.ADMIN
-    return Role.INFER
+# Decides one call of the method that it was made for; `request` is the message, or an iterator of them.
+Gate: TypeAlias = Callable[[Any, CallContext], None]
 
 
 class Authenticator:
@@ -60,11 +56,24 @@ class Authenticator:
         self._tokens = tuple((token.role, token.sha256.lower().encode()) for token in tokens)
         self._anonymous = Role.ADMIN if management_allowed else Role.INFER
 
-    def authorise(self, path: str, request: Any, context: CallContext) -> None:
-        """Raises Unauthenticated without a valid token, PermissionDenied if its role does not reach."""
-        required = required_role(path, request)
-        if required is Role.NONE:
-            return
+    def gate(self, path: str) -> Gate:
+        """What every call of the method `path` has to pass.
+
+        It raises Unauthenticated without a valid token, PermissionDenied if its role does not reach.
+        """
+        if path in _OPEN or path.startswith(_OPEN_SERVICES):
+            return _pass
+        if path in _SETTINGS:
+            return partial(self._check_change, path)
+        required = Role.ADMIN if path in _MANAGEMENT else Role.INFER
+        if not self._tokens and self._anonymous >= required:
+            return _pass
+        return partial(self._check, path, required)
+
+    def _check_change(self, path: str, request: Any, context: CallContext) -> None:
+        self._check(path, Role.ADMIN if request.settings else Role.INFER, request, context)
+
+    def _check(self, path: str, required: Role, request: Any, context: CallContext) -> None:
         role = self._role_of_token(context) if self._tokens else self._anonymous
         if role < required:
             raise PermissionDenied(_refusal(path, with_tokens=bool(self._tokens)))
@@ -86,6 +95,10 @@ class Authenticator:
             if hmac.compare_digest(digest, expected):
                 found = max(found, role)
         return found
+
+
+def _pass(request: Any, context: CallContext) -> None:
+    """Open to everybody."""
 
 
 def _refusal(path: str, *, with_tokens: bool) -> str:

@@ -86,18 +86,19 @@ def _check_limits(message: ModelInferRequest, limits: Limits) -> None:
     _check_length("model name", message.model_name, limits)
     _check_length("model version", message.model_version, limits)
     _check_length("request id", message.id, limits)
-    for kind, entries in (
-        ("inputs", message.inputs),
-        ("outputs", message.outputs),
-        ("parameters", message.parameters),
-    ):
-        if len(entries) > limits.max_entries:
-            raise InvalidRequest(f"a request has at most {limits.max_entries} {kind}, got {len(entries)}")
+    _check_count("inputs", len(message.inputs), limits)
+    _check_count("outputs", len(message.outputs), limits)
+    _check_count("parameters", len(message.parameters), limits)
 
 
 def _check_length(kind: str, name: str, limits: Limits) -> None:
     if len(name) > limits.max_name_length:
         raise InvalidRequest(f"a {kind} has at most {limits.max_name_length} characters, got {len(name)}")
+
+
+def _check_count(kind: str, count: int, limits: Limits) -> None:
+    if count > limits.max_entries:
+        raise InvalidRequest(f"a request has at most {limits.max_entries} {kind}, got {count}")
 
 
 def _read_inputs(
