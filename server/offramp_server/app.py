@@ -99,9 +99,8 @@ class Server:
 
     async def load(self) -> int:
         """Load the repository and take requests. The number of models and routes that can answer."""
-        await self.core.catalog.load_all()
+        await self.core.load()
         self.core.catalog.on_change(self._show_health)
-        self.core.serving.ready = True
         self.health.set_server(serving=True)
         self._show_health()
         interval = self._settings.repository.poll_interval

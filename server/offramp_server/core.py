@@ -37,6 +37,12 @@ class Core:
     admission: Admission
     backend: Backend
 
+    async def load(self) -> None:
+        """Load the repository, then take requests."""
+        await self.catalog.load_all()
+        self.serving.ready = True
+        self.backend.keep_standbys()
+
     async def drain(self) -> bool:
         """Refuse what is new, finish what is there, and give up what takes too long. Whether nothing was given up."""
         if await self.serving.drain(self.settings.server.drain_timeout):
@@ -70,6 +76,7 @@ def request_limits(settings: Settings) -> Limits:
         max_tensor_bytes=settings.server.max_message_bytes,
         max_name_length=settings.limits.max_name_length,
         max_entries=settings.limits.max_tensors,
+        max_batch_items=settings.limits.max_batch_items,
     )
 
 
@@ -101,8 +108,7 @@ async def serve_in_process(repository: Path | str, settings: Settings | None = N
     settings = settings or Settings(workers=WorkerSettings(mode="in-process"))
     core = build_core(Path(repository), settings)
     try:
-        await core.catalog.load_all()
-        core.serving.ready = True
+        await core.load()
         yield core.serving
         await core.drain()
     finally:

@@ -78,6 +78,7 @@ class Bench:
         self.stats = Stats()
         self.scheduler = Scheduler(self.stats, 2, loop)
         self.group = WorkerGroup("cpu", self.scheduler, self._make, standbys, self.stats)
+        self.group.keep_standbys()
 
     def _make(self, name: str, scheduler: Scheduler, on_death: DeathHandler) -> FakeWorker:
         worker = FakeWorker(name, scheduler, on_death, self.world)
@@ -110,6 +111,20 @@ def test_a_standby_comes_up_beside_the_active_worker_and_holds_the_same_models()
         await settle()
         assert bench.counts == {"active": 1, "standby": 1}
         assert all(worker.holds(1) for worker in bench.members)
+
+    play(scenario)
+
+
+def test_no_standby_delays_the_first_loads() -> None:
+    async def scenario(bench: Bench) -> None:
+        group = WorkerGroup("cpu", bench.scheduler, bench._make, 1, bench.stats)
+        await group.load(1, spec())
+        await settle()
+        assert (len(group.actives), len(group.standbys)) == (1, 0)
+        group.keep_standbys()
+        await settle()
+        assert (len(group.actives), len(group.standbys)) == (1, 1)
+        await group.close()
 
     play(scenario)
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from offramp_server.errors import OfframpError
+from offramp_server.errors import InternalError, OfframpError
 from offramp_server.repository import reader
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.repository.routes import RouteTable
@@ -37,6 +37,9 @@ class Catalog:
                 await self.load(name)
             except OfframpError as error:
                 self._models.report_broken(name, error)
+            except Exception as error:
+                log.exception('folder "%s" could not be read', name)
+                self._models.report_broken(name, InternalError(f"{type(error).__name__}; see the log"))
 
     async def load(self, name: str) -> None:
         """Load or reload what is in the folder now. Raises NotFound, ConfigurationError or LoadError."""

@@ -118,7 +118,7 @@ class ModelRegistry:
                 version = str(spec.version)
                 self._announce(name, version)
                 loaded.append(await self._loader.load(spec))
-        except OfframpError as error:
+        except Exception as error:
             if version not in self.versions(name):
                 self._set_states(name, [version], UNAVAILABLE, str(error))
             await asyncio.gather(*map(self._loader.unload, loaded))

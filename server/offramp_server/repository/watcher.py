@@ -23,7 +23,11 @@ async def watch_repository(repository: Path, catalog: Catalog, interval: float) 
     served = before = await asyncio.to_thread(fingerprints, repository)
     while True:
         await asyncio.sleep(interval)
-        now = await asyncio.to_thread(fingerprints, repository)
+        try:
+            now = await asyncio.to_thread(fingerprints, repository)
+        except OSError as error:
+            log.error("the model repository cannot be read: %s", error)
+            continue
         for name in sorted({*now, *served}):
             if now.get(name) == before.get(name) and now.get(name) != served.get(name):
                 await _follow(catalog, name, gone=name not in now)

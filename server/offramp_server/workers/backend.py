@@ -49,6 +49,7 @@ class Backend:
         self._groups: dict[str, WorkerGroup] = {}
         self._handles = itertools.count(1)
         self._cuda: bool | None = None
+        self._started = False
 
     @property
     def groups(self) -> list[WorkerGroup]:
@@ -69,6 +70,12 @@ class Backend:
         await model.group.scheduler.close_lane(model.lane)
         await model.group.unload(model.lane.handle)
 
+    def keep_standbys(self) -> None:
+        """Start the standbys; to be called once what should be served at first is loaded."""
+        self._started = True
+        for group in self.groups:
+            group.keep_standbys()
+
     def fail_all(self, error: Exception) -> None:
         for group in self.groups:
             group.scheduler.fail_all(error)
@@ -80,6 +87,8 @@ class Backend:
         if device not in self._groups:
             scheduler = Scheduler(self._stats, self._max_attempts)
             self._groups[device] = WorkerGroup(device, scheduler, self._make_executor, self._standbys, self._stats)
+            if self._started:
+                self._groups[device].keep_standbys()
         return self._groups[device]
 
     async def _device(self, spec: ModelSpec) -> str:

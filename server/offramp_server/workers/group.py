@@ -39,7 +39,8 @@ class WorkerGroup:
         self.device = device
         self.scheduler = scheduler
         self._make_executor = make_executor
-        self._wanted_standbys = standbys
+        self._standbys_later = standbys
+        self._wanted_standbys = 0
         self._wanted_actives = 0
         self._stats = stats
         self._actives: list[ModelExecutor] = []
@@ -62,6 +63,11 @@ class WorkerGroup:
     @property
     def executors(self) -> list[ModelExecutor]:
         return [*self._actives, *self._standbys]
+
+    def keep_standbys(self) -> None:
+        """From now on. Before the server is ready they would only make it ready later."""
+        self._wanted_standbys = self._standbys_later
+        self._refill_soon()
 
     def serves(self, handle: int) -> bool:
         """Whether some worker holds the model, or will once the dead are replaced."""

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections import deque
@@ -152,15 +153,15 @@ class ProcessExecutor:
     # Models
 
     async def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
-        reply = await self._call(load_request_to_wire(handle, spec, placement))
+        reply = await self._call(load_request_to_wire(handle, spec, placement), self._startup_timeout)
         self._handles.add(handle)
         return load_report_from_wire(reply["report"])
 
     async def unload(self, handle: int) -> None:
         self._handles.discard(handle)
-        await self._call({"do": "unload", "handle": handle})
+        await self._call({"do": "unload", "handle": handle}, self._startup_timeout)
 
-    async def _call(self, message: Message, timeout: float | None = None) -> Message:
+    async def _call(self, message: Message, timeout: float) -> Message:
         if self._writer is None or not self.alive:
             raise LoadError(f"worker {self.name} is not running")
         call_id = next(self._call_ids)
@@ -220,10 +221,8 @@ class ProcessExecutor:
         batch = self._in_flight.popleft()
         try:
             outcome = frame.read_outcome(slab)
-        except (ValueError, IndexError) as error:
-            outcome = None
+        except (ValueError, IndexError, struct.error) as error:
             self._sink.failed(self, batch, f"worker {self.name} wrote a broken answer: {error}")
-        if outcome is None:
             return
         if outcome.error is not None:
             self._sink.failed(self, batch, outcome.error)

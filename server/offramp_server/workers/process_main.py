@@ -78,7 +78,8 @@ def _compute_one(host: ModelHost, slab: Slab) -> None:
         outputs, infer_ns = host.execute(handle, inputs)
         frame.write_outputs(slab, outputs, prepared - started, infer_ns, time.monotonic_ns)
     except Exception as error:
-        log.warning("a batch failed", exc_info=True)
+        # The message goes to the caller and not into the log: libraries like to quote the values they choke on.
+        log.warning("a batch failed with %s", type(error).__name__)
         frame.write_error(slab, f"{type(error).__name__}: {error}")
 
 
