@@ -125,3 +125,12 @@ async def test_a_repository_that_does_not_exist_is_a_bad_configuration(tmp_path:
     with pytest.raises(ConfigurationError, match="nowhere"):
         async with serve_in_process(tmp_path / "nowhere"):
             pass
+
+
+async def test_a_request_has_no_more_rows_than_the_settings_allow(repository: Path) -> None:
+    write_add_sub(repository)
+    settings = Settings(limits=LimitSettings(max_batch_items=2), workers=WorkerSettings(mode="in-process"))
+    async with serve_in_process(repository, settings) as serving:
+        await serving.infer(request(rows=np.repeat(ROW, 2, axis=0)))
+        with pytest.raises(InvalidRequest, match="batch size from 1 to 2, got 3"):
+            await serving.infer(request(rows=np.repeat(ROW, 3, axis=0)))
