@@ -77,7 +77,6 @@ def request_limits(settings: Settings) -> Limits:
         max_name_length=settings.limits.max_name_length,
         max_entries=settings.limits.max_tensors,
         max_batch_items=settings.limits.max_batch_items,
-        max_batch_items=settings.limits.max_batch_items,
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from engine_models import model_spec
+from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec, TensorSpec, WarmupSettings
-from offramp_server.workers.engines.base import EngineReport
 from offramp_server.workers.engines.warmup import sample_inputs, warm_up
 from open_inference.tensor import BYTES, DATATYPES, Tensor, byte_size
 

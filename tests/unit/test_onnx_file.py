@@ -15,7 +15,7 @@ from model_files import (
     write_sequence_onnx,
 )
 from offramp_server.errors import LoadError
-from offramp_server.repository.onnx_file import read_onnx
+from offramp_server.formats.onnx_file import read_onnx
 from onnx import helper
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from offramp_server.errors import LoadError
-from offramp_server.repository.pt2_expressions import Range, parse_expression
+from offramp_server.formats.pt2_expressions import Range, parse_expression
 
 S0 = "Symbol('s0', positive=True, integer=True)"
 S1 = "Symbol('s1', integer=True)"

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pytest
+from offramp_server.engine_report import EngineReport
 from offramp_server.errors import InvalidRequest
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
 from offramp_server.telemetry.prometheus import Exposition
 from offramp_server.telemetry.stats import Stats
-from offramp_server.workers.engines.base import EngineReport
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text

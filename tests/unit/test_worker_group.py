@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.telemetry.stats import Stats
-from offramp_server.workers.engines.base import EngineReport
 from offramp_server.workers.group import DeathHandler, WorkerGroup
 from offramp_server.workers.host import LoadReport, Placement
 from scheduling_fakes import HandClock, HandExecutor, on_hand_clock, settle, spec

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp_server.errors import LoadError
-from offramp_server.repository.source_model import Dimension, SourceModel, SourceTensor
+from offramp_server.formats.source_model import Dimension, SourceModel, SourceTensor
 
 # onnx.TensorProto.DataType
 _DATATYPES = {

@@ -11,7 +11,7 @@ import pickletools
 import re
 
 from offramp_server.errors import LoadError
-from offramp_server.repository.zip_archive import ZipArchive
+from offramp_server.formats.zip_archive import ZipArchive
 
 _MAX_PICKLE_BYTES = 64 * 2**20
 

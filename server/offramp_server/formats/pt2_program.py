@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from offramp_server.errors import LoadError
-from offramp_server.repository.pt2_expressions import parse_expression
+from offramp_server.formats.pt2_expressions import parse_expression
 
 Json: TypeAlias = dict[str, Any]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from offramp_server.errors import LoadError
-from offramp_server.repository.pt2_expressions import Range, parse_expression
-from offramp_server.repository.pt2_program import Json
-from offramp_server.repository.source_model import UNBOUNDED, Dimension, SourceTensor
+from offramp_server.formats.pt2_expressions import Range, parse_expression
+from offramp_server.formats.pt2_program import Json
+from offramp_server.formats.source_model import UNBOUNDED, Dimension, SourceTensor
 
 # torch._export.serde.schema.ScalarType
 _DATATYPES = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offramp_server.errors import ConfigurationError
+from offramp_server.formats.source_model import Dimension, SourceModel, SourceTensor
 from offramp_server.model_spec import VARIABLE, ModelSpec, TensorSpec
 from offramp_server.repository.layout import MODEL_TOML
 from offramp_server.repository.model_toml import ModelToml, TensorToml, read_labels
-from offramp_server.repository.source_model import Dimension, SourceModel, SourceTensor
 
 # What one batch holds at most where nothing is said.
 DEFAULT_MAX_BATCH_SIZE = 16

@@ -9,6 +9,9 @@ from pathlib import Path
 from offramp_adapters.routes.strategy import Strategy
 
 from offramp_server.errors import ConfigurationError, LoadError
+from offramp_server.formats.onnx_file import read_onnx
+from offramp_server.formats.pt2_archive import read_pt2
+from offramp_server.formats.source_model import SourceModel
 from offramp_server.model_spec import ModelSpec
 from offramp_server.repository.assemble import Candidate, assemble
 from offramp_server.repository.layout import (
@@ -22,10 +25,7 @@ from offramp_server.repository.layout import (
 )
 from offramp_server.repository.manifest import FileHashes, verify_manifests
 from offramp_server.repository.model_toml import ModelToml, read_model_toml
-from offramp_server.repository.onnx_file import read_onnx
-from offramp_server.repository.pt2_archive import read_pt2
 from offramp_server.repository.route_toml import read_route_toml
-from offramp_server.repository.source_model import SourceModel
 
 __all__ = ["check_repository", "folder_names", "is_route", "read_model", "read_route"]
 

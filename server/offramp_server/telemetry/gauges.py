@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from offramp_server.workers.engines.base import EngineReport
+from offramp_server.engine_report import EngineReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import BatchingSettings, EngineSettings, ModelSpec, TensorSpec, WarmupSettings
-from offramp_server.workers.engines.base import EngineReport
 from offramp_server.workers.host import LoadReport, Placement
 
 Message = dict[str, Any]

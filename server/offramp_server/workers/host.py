@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from open_inference.tensor import Tensor
 
+from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import ModelSpec
-from offramp_server.workers.engines.base import Engine, EngineReport
+from offramp_server.workers.engines.base import Engine
 
 
 @dataclass(frozen=True, slots=True)

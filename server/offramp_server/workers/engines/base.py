@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Protocol
 
 from open_inference.tensor import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class EngineReport:
-    """What was really chosen. It is shown in ModelConfig, in the log and in a metric."""
-
-    backend: str
-    device: str
-    precision: str
-    threads: int
-    # Why this one: "asked for by model.toml", or what was measured.
-    reason: str
-    # Seconds for one batch of each candidate that `auto` timed.
-    measured: Mapping[str, float] = field(default_factory=dict)
+from offramp_server.engine_report import EngineReport
 
 
 class Engine(Protocol):

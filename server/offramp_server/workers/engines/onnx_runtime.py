@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from open_inference.tensor import BF16, BYTES, ITEM_SIZES, NUMPY_TYPES, Tensor
 
+from offramp_server.engine_report import EngineReport
 from offramp_server.errors import InvalidRequest, LoadError
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.workers.engines.answers import batch_size, check_output
-from offramp_server.workers.engines.base import EngineReport
 
 # onnx.TensorProto.BFLOAT16; importing onnx for one number would cost every worker 30 MB.
 _ONNX_BFLOAT16 = 16

@@ -19,8 +19,8 @@ from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from offramp_server.errors import LoadError
+from offramp_server.formats.pt2_archive import open_verified
 from offramp_server.model_spec import ModelSpec
-from offramp_server.repository.pt2_archive import open_verified
 
 ExportedProgram = torch.export.ExportedProgram
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from open_inference.tensor import Tensor
 
+from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.workers.engines import torch_tensors
 from offramp_server.workers.engines.answers import batch_size, check_count, check_output
-from offramp_server.workers.engines.base import EngineReport
 from offramp_server.workers.engines.program import Program
 
 _LOW_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
