@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import torch
 from open_inference.tensor import BYTES
 
+from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
-from offramp_server.workers.engines.base import EngineReport
 from offramp_server.workers.engines.program import ExportedProgram, load_exported, move, program_of
 from offramp_server.workers.engines.torch_compile import compile_program, cpp_compiler
 from offramp_server.workers.engines.torch_eager import TorchEngine, computing_in
 from offramp_server.workers.engines.torch_select import choose_program
 
+# torch traces programs with state of the whole process: of two threads that load or compile at once, one fails
+# ("s77 is not tracked with proxy"). A worker has one thread that loads, but a process may hold several servers.
+_TRACING = threading.Lock()
+
 
 def load_torch(spec: ModelSpec, device: str, threads: int, reason: str) -> TorchEngine:
-    """`reason` is empty where the choice is ours. Raises LoadError."""
+    """`reason` is empty where the choice is ours. Loads of one process take turns. Raises LoadError."""
     target = _device(spec, device)
     _check_strings(spec)
     _check_bf16(spec, target)
     _check_compiler(spec)
+    with _TRACING:
+        return _load(spec, target, threads, reason)
+
+
+def _load(spec: ModelSpec, target: torch.device, threads: int, reason: str) -> TorchEngine:
     exported = load_exported(spec)
     if target.type != "cpu":
         exported = move(exported, target)
