@@ -28,7 +28,7 @@ class Single:
         wanted = parameters.get(ROUTE_PARAMETER, "")
         if wanted not in ("", self.kind, f"model:{self.model.name}"):
             raise RouteRefused(
-                f"parameter \"{ROUTE_PARAMETER}\": expected \"single\" or \"model:{self.model.name}\", got \"{wanted}\""
+                f'parameter "{ROUTE_PARAMETER}": expected "single" or "model:{self.model.name}", got "{wanted}"'
             )
         # The only model is its own reference: it never disagrees with it, so any bound is kept.
         return Run(self.model)
