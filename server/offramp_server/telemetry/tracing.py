@@ -78,7 +78,9 @@ class Tracer:
         if rate is not None and rate < 0:
             raise InvalidRequest(f"trace rate {rate}: expected N for one request in N, or 0 for callers' choices only")
         if enabled and self._provider is None:
-            raise FailedPrecondition("this server has nowhere to send traces: start it with a tracing endpoint")
+            raise FailedPrecondition(
+                "this server has nowhere to send traces: set telemetry.otlp_endpoint and start it again"
+            )
         self._enabled = self._enabled if enabled is None else enabled
         self._rate = self._rate if rate is None else rate
 
