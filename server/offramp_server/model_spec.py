@@ -15,7 +15,8 @@ class TensorSpec:
     """One input or output. `dims` leave out the batch dimension if the model batches; -1 is a variable dimension.
 
     `symbols` names variable dimensions that must agree between inputs (None: free); `ranges` bounds them, both
-    parallel to `dims`. `source` is the name inside the model file where it differs from the public `name`.
+    parallel to `dims`. `source` is the name inside the model file where it differs from the public `name`. `utf8`: the
+    model takes BYTES elements for text, and they have to be UTF-8.
     """
 
     name: str
@@ -25,6 +26,7 @@ class TensorSpec:
     ranges: tuple[tuple[int, int] | None, ...] = ()
     labels: tuple[str, ...] = ()
     source: str = ""
+    utf8: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import numpy as np
-from open_inference.tensor import ITEM_SIZES, Buffer, Tensor, skip_bytes
+from open_inference.tensor import ITEM_SIZES, Buffer, Tensor, decode_bytes, skip_bytes
 
 from offramp_server.errors import InvalidRequest
 from offramp_server.inference import InferRequest
@@ -77,7 +77,7 @@ def validate(
         # A variable dimension equals nothing that may come, but -1 itself must not pass for it.
         if item_shape != spec.dims or VARIABLE in item_shape:
             _check_dims(tensor, item_shape, spec, batched, symbols)
-        _check_data(tensor, limits)
+        _check_data(tensor, spec, limits)
         key.append(item_shape)
     return ValidatedInputs(items, tensors, tuple(key))
 
@@ -166,7 +166,7 @@ def _check_variable(tensor: Tensor, size: int, spec: TensorSpec, axis: int, symb
         )
 
 
-def _check_data(tensor: Tensor, limits: Limits) -> None:
+def _check_data(tensor: Tensor, spec: TensorSpec, limits: Limits) -> None:
     length = _length(tensor.data)
     if length > limits.max_tensor_bytes:
         raise InvalidRequest(
@@ -175,6 +175,8 @@ def _check_data(tensor: Tensor, limits: Limits) -> None:
     item_size = ITEM_SIZES.get(tensor.datatype)
     if item_size is None:
         _check_bytes_elements(tensor, length)
+        if spec.utf8:
+            _check_utf8(tensor)
     elif length != item_size * math.prod(tensor.shape):
         expected = item_size * math.prod(tensor.shape)
         shown = _shown(tensor.datatype, tensor.shape)
@@ -198,6 +200,18 @@ def _check_bytes_elements(tensor: Tensor, length: int) -> None:
         _refuse_elements(tensor, f"and {error}")
     if end != length:
         _refuse_elements(tensor, f"which end after {end} bytes, got {length}")
+
+
+def _check_utf8(tensor: Tensor) -> None:
+    """Here and not in the worker, where it would be the failure of a whole batch."""
+    for index, element in enumerate(decode_bytes(tensor.data)):
+        try:
+            element.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"input {quoted(tensor.name)}: the strings of this model are UTF-8, "
+                f"element {index} is not from its byte {error.start} on"
+            ) from None
 
 
 def _refuse_elements(tensor: Tensor, reason: str) -> NoReturn:

@@ -67,6 +67,13 @@ def test_an_onnx_alone_is_served_with_what_its_file_says(tmp_path: Path) -> None
     ]
 
 
+def test_the_strings_of_an_onnx_have_to_be_utf8(tmp_path: Path) -> None:
+    for datatype in ("BYTES", "FP32"):
+        write_identity_onnx(tmp_path / datatype / "1" / "model.onnx", datatype)
+        [spec] = read_model(tmp_path, datatype)
+        assert [tensor.utf8 for tensor in (*spec.inputs, *spec.outputs)] == [datatype == "BYTES"] * 2
+
+
 def test_external_data_belongs_to_the_digest_and_the_size(tmp_path: Path) -> None:
     path = write_linear_onnx(tmp_path / "m" / "1" / "model.onnx", external="model.onnx.data")
     before = read_one(tmp_path)

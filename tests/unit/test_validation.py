@@ -180,6 +180,17 @@ def test_bytes_elements_are_counted_and_whole() -> None:
     assert "which take at least 4000000 bytes, got 15" in refusal(text(1_000_000, data), spec)
 
 
+def test_strings_are_utf8_where_the_model_takes_text() -> None:
+    good, bad = encode_bytes(["grün".encode(), b""]), encode_bytes([b"ok", b"caf\xe9"])
+    text, anything = TensorSpec("x", "BYTES", (2,), utf8=True), TensorSpec("x", "BYTES", (2,))
+
+    assert check([Tensor("x", "BYTES", (1, 2), good)], text).items == 1
+    assert check([Tensor("x", "BYTES", (1, 2), bad)], anything).items == 1
+    assert refusal([Tensor("x", "BYTES", (1, 2), bad)], text) == (
+        'input "x": the strings of this model are UTF-8, element 1 is not from its byte 3 on'
+    )
+
+
 def test_bool_elements_are_zero_or_one() -> None:
     spec = TensorSpec("x", "BOOL", (3,))
 

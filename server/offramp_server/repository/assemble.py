@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from open_inference.tensor import BYTES
+
 from offramp_server.errors import ConfigurationError
 from offramp_server.formats.source_model import Dimension, SourceModel, SourceTensor
 from offramp_server.model_spec import VARIABLE, ModelSpec, TensorSpec
@@ -188,6 +190,8 @@ class _Matcher:
             ranges=tuple(dimension.bounds for dimension in dimensions),
             labels=self._labels(entry, dims),
             source="" if tensor.name == entry.name else tensor.name,
+            # ONNX has strings where the protocol has bytes.
+            utf8=tensor.datatype == BYTES and self._source.format == "onnx",
         )
 
     def _dimensions(self, tensor: SourceTensor, entry: TensorToml) -> tuple[Dimension, ...]:
