@@ -32,3 +32,11 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_add_sub_onnx(repository / "add_sub" / "1" / "model.onnx")
     write_identity_onnx(repository / "text" / "1" / "model.onnx", "BYTES", ["batch", "n"])
     return repository
+
+
+@pytest.fixture(scope="session")
+def small_server(small_repository: Path) -> Iterator[ServerProcess]:
+    """Without worker processes, and with all settings as they are by default."""
+    with serving(small_repository, ["--in-process"]) as server:
+        yield server
+        assert server.stop() == 0
