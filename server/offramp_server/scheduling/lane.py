@@ -31,8 +31,7 @@ class Lane:
         self.seconds_per_batch = seconds_per_item
         # Requests that are queued or being computed.
         self.outstanding = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
 
     @property
     def trivial(self) -> bool:
@@ -49,18 +48,19 @@ class Lane:
 
     def enter(self, work: Work) -> None:
         self.outstanding += 1
-        self._idle.clear()
         self.queue.push(work)
 
     def leave(self) -> None:
         """A request that had entered has its answer, or needs none any more."""
         self.outstanding -= 1
-        if self.outstanding == 0:
+        if self._idle is not None and self.outstanding == 0:
             self._idle.set()
 
     async def wait_idle(self) -> None:
-        """Return once every request that entered has left."""
-        await self._idle.wait()
+        """Return once every request that entered has left. Nobody enters any more."""
+        if self.outstanding > 0:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
 
     def learn_cost(self, items: int, seconds: float) -> None:
         self.seconds_per_batch += COST_WEIGHT * (seconds - self.seconds_per_batch)

@@ -44,8 +44,10 @@ class RequestQueue:
 
     def head(self) -> Work | None:
         """The request whose turn it is."""
+        if not self.requests:
+            return None
         heads = [entry for key in list(self._groups) if (entry := self._live_head(key))]
-        return min(heads)[2] if heads else None
+        return (heads[0] if len(heads) == 1 else min(heads))[2]
 
     def has_full_batch(self) -> bool:
         """Whether the next batch could not grow by waiting."""

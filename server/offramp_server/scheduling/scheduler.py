@@ -32,6 +32,8 @@ class Scheduler:
         self._max_attempts = max_attempts
         self._policy = OldestHeadFirst()
         self._lanes: dict[int, Lane] = {}
+        # Those with requests that wait; some may have lost them since the last pump.
+        self._waiting: dict[int, Lane] = {}
         self._executors: list[Executor] = []
         self._sequence = itertools.count(1)
         self._expiry = ExpiryTimer(self._loop, self._expire)
@@ -47,6 +49,7 @@ class Scheduler:
         """Wait until the lane's requests are answered, then forget it. The caller has stopped sending new ones."""
         await lane.wait_idle()
         self._lanes.pop(lane.handle, None)
+        self._waiting.pop(lane.handle, None)
 
     def attach(self, executor: Executor) -> None:
         self._executors.append(executor)
@@ -72,14 +75,15 @@ class Scheduler:
         work.sequence = next(self._sequence)
         work.enqueued_ns = time.monotonic_ns()
         lane.enter(work)
-        if work.deadline is not None:
-            self._expiry.watch(work.deadline, lane, work)
-        if lane.trivial:
-            # A turn of the loop costs as much as the batch that might grow in it.
-            self._pump()
-        else:
-            self._pump_soon()
+        self._waiting[lane.handle] = lane
         try:
+            if lane.trivial:
+                # A turn of the loop costs as much as the batch that might grow in it.
+                self._pump()
+            else:
+                self._pump_soon()
+            if work.deadline is not None and work.waits:
+                self._expiry.watch(work.deadline, lane, work)
             return await work.future
         finally:
             lane.queue.discard(work)
@@ -132,21 +136,27 @@ class Scheduler:
 
     def _pump_soon(self) -> None:
         # One pass for everything that arrives in this turn of the loop, so that it can share a batch.
-        if not self._pump_is_due:
+        if self._waiting and not self._pump_is_due:
             self._pump_is_due = True
-            self._loop.call_soon(self._pump)
+            self._loop.call_soon(self._pump_due)
+
+    def _pump_due(self) -> None:
+        self._pump_is_due = False
+        self._pump()
 
     def _pump(self) -> None:
-        self._pump_is_due = False
-        for executor in sorted(self._executors, key=lambda e: e.in_flight):
-            while executor.in_flight < executor.slots and self._send_one(executor):
+        """Send until nothing waits, or no executor has room."""
+        for executor in sorted(self._executors, key=_in_flight):
+            while self._waiting and executor.in_flight < executor.slots and self._send_one(executor):
                 pass
 
     def _send_one(self, executor: Executor) -> bool:
-        lane = self._policy.choose(self._lanes.values(), executor)
+        lane = self._policy.choose(self._waiting.values(), executor)
         if lane is None:
             return False
         works = self._drop_expired(lane.queue.take_batch())
+        if not lane.queue.requests:
+            del self._waiting[lane.handle]
         if works:
             items = sum(work.items for work in works)
             executor.submit(Batch(lane.handle, works, items, time.monotonic_ns(), lane.trivial))
@@ -191,6 +201,7 @@ class Scheduler:
                 work.alone = work.alone or alone
                 self._stats.resends[lane.spec.name] += 1
                 lane.queue.push(work)
+                self._waiting[lane.handle] = lane
 
     def _expire(self, lane: Lane, work: Work) -> None:
         if work.waits:
@@ -200,3 +211,7 @@ class Scheduler:
     @staticmethod
     def _fail_expired(work: Work) -> None:
         work.fail(DeadlineExceeded("the request's deadline passed before its answer was ready"))
+
+
+def _in_flight(executor: Executor) -> int:
+    return executor.in_flight

@@ -12,7 +12,7 @@ from open_inference.tensor import Tensor
 DEFAULT_PRIORITY = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Timing:
     """Nanoseconds that a batch spent on its way through a worker."""
 
