@@ -85,16 +85,30 @@ class ProcessExecutor:
     # Life
 
     async def start(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._requests = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
-        self._responses = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._slabs = [Slab.create(f"offramp-{self.name}-{turn}") for turn in range(SLABS)]
-        self._process = self._spawn(theirs)
-        theirs.close()
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_REPLY_BYTES)
+        try:
+            reader = await self._open()
+        except OSError as error:
+            # Too many files, too little memory: that passes, and the supervisor tries again.
+            raise LoadError(f"worker {self.name} could not be started: {error}") from error
         self._loop.add_reader(self._responses, self._on_responses)
         self._listener = asyncio.create_task(self._listen(reader), name=f"{self.name} control")
         await self._call({"do": "ping"}, self._startup_timeout)
+
+    async def _open(self) -> asyncio.StreamReader:
+        """Whatever was opened before an error is closed by `close`, except the sockets, which are closed here."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._requests = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+                self._responses = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                for turn in range(SLABS):
+                    self._slabs.append(Slab.create(f"offramp-{self.name}-{turn}"))
+                self._process = self._spawn(theirs)
+            reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_REPLY_BYTES)
+        except BaseException:
+            ours.close()
+            raise
+        return reader
 
     def _spawn(self, control: socket.socket) -> subprocess.Popen[bytes]:
         slabs = [slab.descriptor for slab in self._slabs]
@@ -128,9 +142,10 @@ class ProcessExecutor:
             self._writer.close()
         if self._responses >= 0:
             self._loop.remove_reader(self._responses)
-            os.close(self._responses)
-            os.close(self._requests)
-            self._requests = self._responses = -1
+        for descriptor in (self._requests, self._responses):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._requests = self._responses = -1
         for slab in self._slabs:
             slab.close()
         self._slabs = []

@@ -23,9 +23,14 @@ class Slab:
 
     @classmethod
     def create(cls, name: str) -> Slab:
+        """Raises OSError."""
         descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, INITIAL_BYTES)
-        return cls(descriptor)
+        try:
+            os.ftruncate(descriptor, INITIAL_BYTES)
+            return cls(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
 
     def require(self, size: int) -> None:
         """Make at least `size` bytes addressable, growing the file if it is smaller. Raises OSError if there is no
