@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
 from typing import Any
 
 import pytest
@@ -50,3 +52,54 @@ async def test_a_worker_that_the_system_refuses_is_a_load_error_and_leaves_no_de
             await worker.start()
     await worker.close()
     assert descriptors() == before
+
+
+async def test_a_worker_that_is_slow_to_end_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink, deaths = Sink(), list[str]()
+    worker = executor(sink, deaths)
+    await worker.start()
+    may_end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    wait = subprocess.Popen.wait
+
+    def wait_for_the_loop(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        # What a process whose driver frees gigabytes does: it ends some time after its sockets have closed.
+        asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(30)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_for_the_loop)
+    worker.kill("the test says so")
+    loop.call_later(0, may_end.set)
+    async with asyncio.timeout(20):
+        while not deaths:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert deaths == ["signal_9"]
+    assert sink.reports == [("lost", "signal_9")]
+    await worker.close()
+
+
+async def test_a_worker_that_does_not_end_does_not_keep_the_server_from_stopping(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = executor(Sink(), [])
+    await worker.start()
+
+    def never(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        raise subprocess.TimeoutExpired("worker", timeout or 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "wait", never)
+        await worker.close()
+    assert "does not end" in caplog.text
+    await worker.close()
+
+
+async def test_a_worker_that_sends_nonsense_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaths = list[str]()
+    worker = executor(Sink(), deaths)
+    await worker.start()
+    monkeypatch.setattr("offramp_server.workers.process_executor.json.loads", lambda line: ["no", "message"])
+    with pytest.raises(LoadError, match="died"):
+        await worker.unload(1)
+    assert deaths == ["signal_9"]
+    await worker.close()

@@ -131,9 +131,19 @@ class ProcessExecutor:
         if listener is not None:
             listener.cancel()
         self._release()
-        if self._process is not None:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait, KILL_GRACE_SECONDS)
+        await self._reap()
+
+    async def _reap(self) -> str:
+        """Kill the process and say how it ended. A process deep inside a driver may take its time to end, and the
+        loop must not wait for it."""
+        if self._process is None:
+            return "not_started"
+        self._process.kill()
+        try:
+            return _exit_reason(await asyncio.to_thread(self._process.wait, KILL_GRACE_SECONDS))
+        except subprocess.TimeoutExpired:
+            log.error("worker %s (process %s) does not end", self.name, self._process.pid)
+            return "stuck"
 
     def _release(self) -> None:
         if self._hang_timer is not None:
@@ -150,11 +160,7 @@ class ProcessExecutor:
             slab.close()
         self._slabs = []
 
-    def _died(self) -> None:
-        assert self._process is not None
-        # The control socket closes a moment before the process can be reaped; it may also have closed by mistake.
-        self._process.kill()
-        reason = _exit_reason(self._process.wait())
+    def _died(self, reason: str) -> None:
         self._on_responses()
         batches, self._in_flight = list(self._in_flight), deque()
         self._listener = None
@@ -200,9 +206,10 @@ class ProcessExecutor:
                 future = self._calls.get(reply["id"])
                 if future is not None and not future.done():
                     future.set_result(reply)
-        except (OSError, ValueError):
+        except Exception:
             log.exception("worker %s sent what is no control message", self.name)
-        self._died()
+        # The control socket closes a moment before the process can be reaped; it may also have closed by mistake.
+        self._died(await self._reap())
 
     # Batches
 
