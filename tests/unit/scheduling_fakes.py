@@ -32,11 +32,15 @@ class HandClock(asyncio.SelectorEventLoop):
 
 
 def on_hand_clock(test: Coroutine[Any, Any, None], loop: HandClock) -> None:
+    """Run the test; whatever a callback raises, which a loop would only log, fails it."""
+    raised: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: raised.append(context))
     try:
         loop.run_until_complete(test)
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()
+    assert not raised
 
 
 async def settle() -> None:

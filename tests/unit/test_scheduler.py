@@ -413,3 +413,23 @@ def test_a_thousand_cancelled_requests_leave_nothing_behind() -> None:
         await busy
 
     play(scenario, max_queue_items=2000)
+
+
+def test_a_request_cancelled_in_the_turn_in_which_a_worker_becomes_free_is_skipped() -> None:
+    async def scenario(bench: Bench) -> None:
+        busy = bench.ask(0)
+        await settle()
+        victim = bench.ask(1)
+        await settle()
+        # The pump comes before the victim's own task, which would take it out of the queue.
+        bench.executor.finish()
+        victim.cancel()
+        await settle()
+        follower = bench.ask(2)
+        await settle()
+        bench.executor.finish()
+        await asyncio.gather(busy, follower)
+        assert bench.executor.seen == [[0], [2]]
+        assert bench.lane.queue.items == 0
+
+    play(scenario)

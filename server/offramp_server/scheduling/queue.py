@@ -47,7 +47,8 @@ class RequestQueue:
         if not self.requests:
             return None
         heads = [entry for key in list(self._groups) if (entry := self._live_head(key))]
-        return (heads[0] if len(heads) == 1 else min(heads))[2]
+        # There are none if all were cancelled in this turn of the loop.
+        return min(heads)[2] if heads else None
 
     def has_full_batch(self) -> bool:
         """Whether the next batch could not grow by waiting."""
