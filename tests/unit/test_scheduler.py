@@ -238,6 +238,18 @@ def test_deadlines_fire_in_their_own_order_whatever_the_order_of_arrival() -> No
     play(scenario)
 
 
+@pytest.mark.parametrize("seconds", [0.01, 0.00005])
+def test_a_request_that_comes_too_late_is_not_computed_at_all(seconds: float) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.loop.now = 10.0
+        with pytest.raises(DeadlineExceeded):
+            await bench.ask(1, deadline=9.0)
+        assert bench.executor.seen == []
+        assert bench.lane.outstanding == 0
+
+    play(scenario, seconds=seconds)
+
+
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     async def scenario(bench: Bench) -> None:
         busy = bench.ask(0)

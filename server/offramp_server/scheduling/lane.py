@@ -7,7 +7,6 @@ import asyncio
 from offramp_server.errors import Overloaded
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.queue import RequestQueue
-from offramp_server.scheduling.work import Work
 from offramp_server.telemetry.stats import ModelStats
 
 # Weight of the newest batch in the running mean of a model's cost.
@@ -46,9 +45,9 @@ class Lane:
                 retry_after=max(0.01, self.queue.items * self.seconds_per_item),
             )
 
-    def enter(self, work: Work) -> None:
+    def enter(self) -> None:
+        """A request has come that will be queued or computed."""
         self.outstanding += 1
-        self.queue.push(work)
 
     def leave(self) -> None:
         """A request that had entered has its answer, or needs none any more."""

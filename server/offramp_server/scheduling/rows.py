@@ -21,6 +21,8 @@ def split_rows(outputs: Sequence[Tensor], items: Sequence[int]) -> list[list[Ten
             raise ModelFailed(
                 f'output "{output.name}": expected {total} rows for a batch of {total}, got shape {list(output.shape)}'
             )
+    if len(items) == 1:
+        return [copy_whole(outputs)]
     columns = [_split_one(output, items) for output in outputs]
     return [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in items]
 

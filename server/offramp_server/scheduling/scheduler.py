@@ -74,13 +74,11 @@ class Scheduler:
         lane.admit(work.items)
         work.sequence = next(self._sequence)
         work.enqueued_ns = time.monotonic_ns()
-        lane.enter(work)
-        self._waiting[lane.handle] = lane
+        lane.enter()
         try:
-            if lane.trivial:
-                # A turn of the loop costs as much as the batch that might grow in it.
-                self._pump()
-            else:
+            # A turn of the loop costs as much as a trivial batch that might grow in it.
+            if not (lane.trivial and self._send_at_once(lane, work)):
+                self._wait_in_queue(lane, work)
                 self._pump_soon()
             if work.deadline is not None and work.waits:
                 self._expiry.watch(work.deadline, lane, work)
@@ -133,6 +131,21 @@ class Scheduler:
         self._pump_soon()
 
     # How batches form
+
+    def _wait_in_queue(self, lane: Lane, work: Work) -> None:
+        lane.queue.push(work)
+        self._waiting[lane.handle] = lane
+
+    def _send_at_once(self, lane: Lane, work: Work) -> bool:
+        """A batch of its own for a request that finds nobody waiting and an executor idle."""
+        if self._waiting:
+            return False
+        for executor in self._executors:
+            if executor.in_flight == 0 and executor.holds(lane.handle):
+                if self._drop_expired([work]):
+                    executor.submit(Batch(lane.handle, [work], work.items, work.enqueued_ns, trivial=True))
+                return True
+        return False
 
     def _pump_soon(self) -> None:
         # One pass for everything that arrives in this turn of the loop, so that it can share a batch.
@@ -200,8 +213,7 @@ class Scheduler:
             else:
                 work.alone = work.alone or alone
                 self._stats.resends[lane.spec.name] += 1
-                lane.queue.push(work)
-                self._waiting[lane.handle] = lane
+                self._wait_in_queue(lane, work)
 
     def _expire(self, lane: Lane, work: Work) -> None:
         if work.waits:

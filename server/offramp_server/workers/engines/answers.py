@@ -27,7 +27,7 @@ def check_count(spec: ModelSpec, count: int) -> None:
 def check_output(spec: ModelSpec, output: TensorSpec, datatype: str, shape: tuple[int, ...], batch: int | None) -> None:
     """Raises ModelFailed with what was declared and what came. Rows of a wrong shape would reach the wrong caller."""
     expected = output.dims if batch is None else (batch, *output.dims)
-    if datatype == output.datatype and _matches(shape, expected):
+    if datatype == output.datatype and (shape == expected or _matches(shape, expected)):
         return
     raise ModelFailed(
         f'model "{spec.name}", output "{output.name}": expected {_describe(output.datatype, expected)}, '

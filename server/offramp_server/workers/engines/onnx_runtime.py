@@ -122,6 +122,8 @@ def _value(tensor: Tensor) -> Any:
 
 def _answer(output: TensorSpec, result: Any) -> Tensor:
     array = np.asarray(result)
+    if array.dtype == NUMPY_TYPES.get(output.datatype) and array.size and array.flags.c_contiguous:
+        return Tensor(output.name, output.datatype, array.shape, array.data.cast("B"))
     return Tensor.from_numpy(output.name, array, copy=False)
 
 
