@@ -445,3 +445,24 @@ def test_a_request_cancelled_in_the_turn_in_which_a_worker_becomes_free_is_skipp
         assert bench.lane.queue.items == 0
 
     play(scenario)
+
+
+def test_a_model_with_a_full_queue_does_not_keep_another_s_single_request_waiting() -> None:
+    async def scenario(bench: Bench) -> None:
+        other = lane(handle=2, name="other")
+        bench.scheduler.open_lane(other)
+        tasks = [bench.ask(value) for value in range(1, 9)]
+        await settle()
+        single = bench.ask(100, to=other)
+        for _ in range(4):
+            tasks += [bench.ask(value) for value in range(1, 9)]
+            await settle()
+            bench.executor.finish()
+            await settle()
+        assert [100] in bench.executor.seen
+        while bench.executor.batches:
+            bench.executor.finish()
+            await settle()
+        await asyncio.gather(single, *tasks)
+
+    play(scenario)

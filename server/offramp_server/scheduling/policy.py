@@ -15,12 +15,14 @@ class OldestHeadFirst:
         chosen: Lane | None = None
         chosen_order = (0, 0)
         for lane in lanes:
-            if not executor.holds(lane.handle) or not self._may_send(lane, executor):
+            if not executor.holds(lane.handle):
                 continue
             head = lane.queue.head()
             if head is not None and (chosen is None or head.order < chosen_order):
                 chosen, chosen_order = lane, head.order
-        return chosen
+        # Asked of that lane alone: if another could go instead because it has a full batch, it would go every time,
+        # and a model with few requests would wait for as long as the other's load lasts.
+        return chosen if chosen is not None and self._may_send(chosen, executor) else None
 
     def _may_send(self, lane: Lane, executor: Executor) -> bool:
         """An idle executor takes anything. A busy one is sent one batch ahead, if that batch cannot grow any more,
