@@ -466,3 +466,18 @@ def test_a_model_with_a_full_queue_does_not_keep_another_s_single_request_waitin
         await asyncio.gather(single, *tasks)
 
     play(scenario)
+
+
+def test_an_idle_worker_gets_the_next_batch_before_a_busy_one_is_sent_it_ahead() -> None:
+    async def scenario(bench: Bench) -> None:
+        second = HandExecutor(bench.scheduler)
+        bench.scheduler.attach(second)
+        tasks = [bench.ask(value) for value in range(8)]
+        await settle()
+        assert bench.executor.seen == [[0, 1, 2, 3]]
+        assert second.seen == [[4, 5, 6, 7]]
+        bench.executor.finish()
+        second.finish()
+        await asyncio.gather(*tasks)
+
+    play(scenario)

@@ -158,10 +158,13 @@ class Scheduler:
         self._pump()
 
     def _pump(self) -> None:
-        """Send until nothing waits, or no executor has room."""
-        for executor in sorted(self._executors, key=_in_flight):
-            while self._waiting and executor.in_flight < executor.slots and self._send_one(executor):
-                pass
+        """Send until nothing waits, or no executor has room: one batch to each in turn, the idle ones first."""
+        sent = True
+        while sent and self._waiting:
+            sent = False
+            for executor in sorted(self._executors, key=_in_flight):
+                if executor.in_flight < executor.slots and self._send_one(executor):
+                    sent = True
 
     def _send_one(self, executor: Executor) -> bool:
         lane = self._policy.choose(self._waiting.values(), executor)
