@@ -24,6 +24,7 @@ from offramp_server.scheduling.admission import Admission
 from offramp_server.scheduling.work import DEFAULT_PRIORITY, Work
 from offramp_server.telemetry.stats import Stats
 from offramp_server.telemetry.tracing import record_request
+from offramp_server.text import quoted
 from offramp_server.validation import Limits, validate
 from offramp_server.workers.backend import LoadedModel
 
@@ -136,14 +137,14 @@ class Serving:
         if strategy is None:
             return describe.model(self._models.get(name, version), self._models.versions(name))
         if version not in ("", ROUTE_VERSION):
-            raise NotFound(f'route "{name}" has no version "{version}", only {ROUTE_VERSION}')
+            raise NotFound(f'route "{name}" has no version {quoted(version)}, only {ROUTE_VERSION}')
         first = strategy.models[0]
         return describe.route(name, strategy, self._models.get(first.name, first.version), ROUTE_VERSION)
 
     def model_ready(self, name: str, version: str = "") -> bool:
         """Raises NotFound for a name that the server has never heard of."""
         if name not in self._known_names():
-            raise NotFound(f'there is no model or route "{name}"')
+            raise NotFound(f"there is no model or route {quoted(name)}")
         try:
             self.endpoint(name, version)
         except OfframpError:
@@ -165,7 +166,7 @@ class Serving:
         """Raises NotFound."""
         if self._routes.get(name) is None:
             known = ", ".join(self._routes.names()) or "none"
-            raise NotFound(f'there is no route "{name}"; routes: {known}')
+            raise NotFound(f"there is no route {quoted(name)}; routes: {known}")
         return self._routes.info(name)
 
     def _known_names(self) -> set[str]:

@@ -238,4 +238,6 @@ def _refuse(tensor: Tensor, spec: TensorSpec, batched: bool) -> NoReturn:
 
 
 def _shown(datatype: str, shape: Sequence[int]) -> str:
-    return f"{datatype[:16]}[{','.join(map(str, shape))}]"
+    # Of a datatype that came from outside as much as of our own.
+    name = datatype if datatype.isalnum() and len(datatype) <= 16 else quoted(datatype[:16])
+    return f"{name}[{','.join(map(str, shape))}]"

@@ -105,6 +105,18 @@ async def test_one_broken_folder_does_not_keep_the_others_from_being_served(repo
         assert "model.onnx" in states["broken"][1]
 
 
+async def test_a_name_of_nothing_is_not_found_and_leaves_nothing_behind(repository: Path) -> None:
+    write_add_sub(repository)
+    async with serve_in_process(repository) as serving:
+        for change in (serving.load, serving.unload):
+            with pytest.raises(NotFound, match=r'"nobody\\n"'):
+                await change("nobody\n")
+        with pytest.raises(NotFound, match=r'no version "1\\r"'):
+            serving.endpoint("add_sub", "1\r")
+        assert [entry.name for entry in serving.index()] == ["add_sub"]
+        assert {name for name, _ in serving.stats.loads} == {"add_sub"}
+
+
 async def test_more_requests_than_the_limit_are_refused_at_once(repository: Path) -> None:
     write_spin(repository)
     settings = Settings(limits=LimitSettings(max_in_flight=3), workers=WorkerSettings(mode="in-process"))

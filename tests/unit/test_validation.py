@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -213,6 +214,13 @@ def test_a_hostile_name_is_cut_and_stays_on_one_line() -> None:
 
     assert len(message) < 300
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("datatype", ["FP32\n", "", "x" * 5000])
+def test_a_hostile_datatype_is_quoted_and_cut(datatype: str) -> None:
+    message = refusal([Tensor("x", datatype, (1, 3), bytes(12))], TensorSpec("x", "FP32", (3,)))
+
+    assert message == f'input "x": expected FP32[-1,3], got {json.dumps(datatype[:16])}[1,3]'
 
 
 def test_nan_and_infinities_pass() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offramp_server.errors import ConfigurationError, LoadError, NotFound
+from offramp_server.text import quoted
 
 MODEL_TOML = "model.toml"
 ROUTE_TOML = "route.toml"
@@ -71,7 +72,7 @@ def find_folder(repository: Path, name: str) -> Path:
         if name in {entry.name for entry in _folders(repository)}:
             check_name(name)
         known = ", ".join(folder_names(repository)) or "none"
-        raise NotFound(f'the repository has no model or route "{name[:200]}"; it has: {known[:500]}')
+        raise NotFound(f"the repository has no model or route {quoted(name)}; it has: {known[:500]}")
     return repository / name
 
 

@@ -12,6 +12,7 @@ from offramp_server.endpoints import IndexEntry
 from offramp_server.errors import NotFound, OfframpError, Unavailable
 from offramp_server.model_spec import ModelSpec
 from offramp_server.telemetry.stats import Stats
+from offramp_server.text import quoted
 from offramp_server.workers.backend import LoadedModel
 
 READY, LOADING, UNLOADING, UNAVAILABLE = "READY", "LOADING", "UNLOADING", "UNAVAILABLE"
@@ -56,7 +57,7 @@ class ModelRegistry:
         model = versions.get(int(version)) if version.isascii() and version.isdigit() else None
         if model is None:
             known = ", ".join(map(str, sorted(versions)))
-            raise NotFound(f'model "{name}" has no version "{version}" that is ready; ready: {known}')
+            raise NotFound(f'model "{name}" has no version {quoted(version)} that is ready; ready: {known}')
         return model
 
     def versions(self, name: str) -> tuple[str, ...]:
@@ -102,6 +103,9 @@ class ModelRegistry:
         async with self._locks[name]:
             try:
                 loaded = await self._load_versions(name)
+            except NotFound:
+                # Of no folder. Remembered, such names would fill the index and the metrics.
+                raise
             except OfframpError as error:
                 self._stats.loads[name, "error"] += 1
                 log.error('model "%s" was not loaded: %s', name, error)
@@ -118,6 +122,8 @@ class ModelRegistry:
                 version = str(spec.version)
                 self._announce(name, version)
                 loaded.append(await self._loader.load(spec))
+        except NotFound:
+            raise
         except Exception as error:
             if version not in self.versions(name):
                 self._set_states(name, [version], UNAVAILABLE, str(error))
@@ -178,7 +184,7 @@ class ModelRegistry:
         entries = self._states.get(name)
         if not entries:
             known = ", ".join(sorted(self._ready)) or "none"
-            return NotFound(f'there is no model or route "{name}"; ready: {known[:500]}')
+            return NotFound(f"there is no model or route {quoted(name)}; ready: {known[:500]}")
         entry = next(iter(entries.values()))
         message = f'model "{name}" is not ready: {entry.state}' + (f" ({entry.reason})" if entry.reason else "")
         return Unavailable(message) if entry.state == LOADING else NotFound(message)
