@@ -52,6 +52,8 @@ class Core:
 
     async def close(self) -> None:
         self.serving.live = self.serving.ready = False
+        # Without a drain there may be requests left, which no worker would answer any more.
+        self.backend.fail_all(Unavailable("the server is shutting down"))
         await self.models.close()
         await self.backend.close()
 

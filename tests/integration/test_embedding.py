@@ -133,6 +133,18 @@ async def test_after_the_block_nothing_is_answered_any_more(repository: Path) ->
         await serving.infer(request())
 
 
+async def test_requests_that_are_there_when_the_block_is_left_by_an_error_are_answered(repository: Path) -> None:
+    write_spin(repository, config="max_batch_size = 1\n")
+    with pytest.raises(KeyError):
+        async with serve_in_process(repository) as serving:
+            tasks = [asyncio.create_task(serving.infer(request("spin"))) for _ in range(10)]
+            await asyncio.sleep(0)
+            raise KeyError("what the embedder does goes wrong")
+    async with asyncio.timeout(30):
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == 10
+
+
 async def test_a_repository_that_does_not_exist_is_a_bad_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nowhere"):
         async with serve_in_process(tmp_path / "nowhere"):

@@ -196,7 +196,7 @@ def test_a_request_cancelled_while_it_is_computed_leaves_its_batch_whole() -> No
         bench.executor.finish()
         await settle()
         assert values(mate) == [4]
-        assert bench.lane.outstanding == 0
+        assert not bench.lane.entered
 
     play(scenario)
 
@@ -245,7 +245,7 @@ def test_a_request_that_comes_too_late_is_not_computed_at_all(seconds: float) ->
         with pytest.raises(DeadlineExceeded):
             await bench.ask(1, deadline=9.0)
         assert bench.executor.seen == []
-        assert bench.lane.outstanding == 0
+        assert not bench.lane.entered
 
     play(scenario, seconds=seconds)
 
@@ -392,6 +392,26 @@ def test_when_nobody_is_left_to_compute_those_who_wait_are_told() -> None:
     play(scenario)
 
 
+def test_giving_up_answers_also_those_that_are_being_computed_and_keeps_the_counts_right() -> None:
+    async def scenario(bench: Bench) -> None:
+        tasks = [bench.ask(value) for value in range(4)]
+        await settle()
+        waiting = [bench.ask(value) for value in (5, 6)]
+        await settle()
+        waiting[0].cancel()
+        bench.scheduler.fail_all(Unavailable("shutting down"))
+        await settle()
+        for task in [*tasks, waiting[1]]:
+            with pytest.raises(Unavailable):
+                task.result()
+        assert (bench.lane.queue.requests, bench.lane.queue.items) == (0, 0)
+        # Its batch comes back to nobody.
+        bench.executor.finish()
+        await settle()
+
+    play(scenario)
+
+
 def test_an_answered_request_does_not_keep_its_tensors_until_its_deadline() -> None:
     async def scenario(bench: Bench) -> None:
         entry: Work = work(1, deadline=1000.0)
@@ -421,7 +441,7 @@ def test_a_thousand_cancelled_requests_leave_nothing_behind() -> None:
         bench.executor.finish()
         await settle()
         assert len(bench.executor.seen) == 2
-        assert bench.lane.outstanding == 0
+        assert not bench.lane.entered
         await busy
 
     play(scenario, max_queue_items=2000)

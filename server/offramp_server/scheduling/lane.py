@@ -7,6 +7,7 @@ import asyncio
 from offramp_server.errors import Overloaded
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.queue import RequestQueue
+from offramp_server.scheduling.work import Work
 from offramp_server.telemetry.stats import ModelStats
 
 # Weight of the newest batch in the running mean of a model's cost.
@@ -29,7 +30,7 @@ class Lane:
         self.seconds_per_item = seconds_per_item
         self.seconds_per_batch = seconds_per_item
         # Requests that are queued or being computed.
-        self.outstanding = 0
+        self.entered: set[Work] = set()
         self._idle: asyncio.Event | None = None
 
     @property
@@ -45,19 +46,19 @@ class Lane:
                 retry_after=max(0.01, self.queue.items * self.seconds_per_item),
             )
 
-    def enter(self) -> None:
+    def enter(self, work: Work) -> None:
         """A request has come that will be queued or computed."""
-        self.outstanding += 1
+        self.entered.add(work)
 
-    def leave(self) -> None:
+    def leave(self, work: Work) -> None:
         """A request that had entered has its answer, or needs none any more."""
-        self.outstanding -= 1
-        if self._idle is not None and self.outstanding == 0:
+        self.entered.discard(work)
+        if self._idle is not None and not self.entered:
             self._idle.set()
 
     async def wait_idle(self) -> None:
         """Return once every request that entered has left. Nobody enters any more."""
-        if self.outstanding > 0:
+        if self.entered:
             self._idle = asyncio.Event()
             await self._idle.wait()
 

@@ -75,15 +75,6 @@ class RequestQueue:
             room -= entry[2].items
         return batch
 
-    def drain(self) -> list[Work]:
-        """Remove and return everything."""
-        works = sorted((e for group in self._groups.values() for e in group if e[2].waits), key=lambda e: e[:2])
-        for entry in works:
-            entry[2].queued = False
-        self._groups.clear()
-        self._entries = self.items = self.requests = 0
-        return [entry[2] for entry in works]
-
     def _live_head(self, key: Hashable) -> tuple[int, int, Work] | None:
         group = self._groups.get(key)
         while group:

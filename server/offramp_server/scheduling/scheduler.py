@@ -74,7 +74,7 @@ class Scheduler:
         lane.admit(work.items)
         work.sequence = next(self._sequence)
         work.enqueued_ns = time.monotonic_ns()
-        lane.enter()
+        lane.enter(work)
         try:
             # A turn of the loop costs as much as a trivial batch that might grow in it.
             if not (lane.trivial and self._send_at_once(lane, work)):
@@ -85,18 +85,18 @@ class Scheduler:
             return await work.future
         finally:
             lane.queue.discard(work)
-            lane.leave()
+            lane.leave(work)
             # The expiry heap may hold on to the request until its deadline; its tensors must not stay with it.
             work.inputs = ()
 
     def fail_lane(self, handle: int, error: Exception) -> None:
-        """Answer everything that waits in this lane with this error: nobody is left who could compute it."""
+        """Answer everything in this lane with this error: nobody is left who could compute it."""
         lane = self._lanes.get(handle)
-        for work in lane.queue.drain() if lane is not None else ():
+        for work in lane.entered if lane is not None else ():
             work.fail(error)
 
     def fail_all(self, error: Exception) -> None:
-        """Answer everything that waits with this error: the end of a drain that took too long."""
+        """Answer everything with this error, also what is being computed: the end of a drain that took too long."""
         for handle in self._lanes:
             self.fail_lane(handle, error)
 
