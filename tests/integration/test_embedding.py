@@ -135,11 +135,16 @@ async def test_after_the_block_nothing_is_answered_any_more(repository: Path) ->
 
 async def test_requests_that_are_there_when_the_block_is_left_by_an_error_are_answered(repository: Path) -> None:
     write_spin(repository, config="max_batch_size = 1\n")
-    with pytest.raises(KeyError):
+    tasks = []
+
+    async def embed() -> None:
         async with serve_in_process(repository) as serving:
-            tasks = [asyncio.create_task(serving.infer(request("spin"))) for _ in range(10)]
+            tasks.extend(asyncio.create_task(serving.infer(request("spin"))) for _ in range(10))
             await asyncio.sleep(0)
             raise KeyError("what the embedder does goes wrong")
+
+    with pytest.raises(KeyError):
+        await embed()
     async with asyncio.timeout(30):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == 10
