@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -412,14 +413,18 @@ def test_giving_up_answers_also_those_that_are_being_computed_and_keeps_the_coun
     play(scenario)
 
 
-def test_an_answered_request_does_not_keep_its_tensors_until_its_deadline() -> None:
+def test_neither_what_a_request_brought_nor_its_answer_is_kept_until_its_deadline() -> None:
     async def scenario(bench: Bench) -> None:
         entry: Work = work(1, deadline=1000.0)
         task = asyncio.create_task(bench.scheduler.run(bench.lane, entry))
         await settle()
         bench.executor.finish()
-        await task
+        answer = await task
         assert entry.inputs == ()
+        assert not any(answer in gc.get_referents(held) for held in gc.get_referents(entry))
+        # It still knows that it is over.
+        await bench.loop.advance(2000)
+        assert not entry.waits
 
     play(scenario)
 

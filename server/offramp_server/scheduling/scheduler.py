@@ -38,6 +38,9 @@ class Scheduler:
         self._sequence = itertools.count(1)
         self._expiry = ExpiryTimer(self._loop, self._expire)
         self._pump_is_due = False
+        # Stands in for the futures of requests that have ended.
+        self._over: asyncio.Future[Answer] = self._loop.create_future()
+        self._over.cancel()
 
     # What the repository does
 
@@ -86,8 +89,10 @@ class Scheduler:
         finally:
             lane.queue.discard(work)
             lane.leave(work)
-            # The expiry heap may hold on to the request until its deadline; its tensors must not stay with it.
+            # The expiry heap may hold on to the request until its deadline; neither what it brought nor its answer
+            # must stay with it.
             work.inputs = ()
+            work.future = self._over
 
     def fail_lane(self, handle: int, error: Exception) -> None:
         """Answer everything in this lane with this error: nobody is left who could compute it."""
