@@ -11,7 +11,7 @@ from model_repository import write_add_sub, write_gather, write_spin
 from offramp_server.config import LimitSettings, Settings, WorkerSettings
 from offramp_server.core import serve_in_process
 from offramp_server.errors import ConfigurationError, InvalidRequest, ModelFailed, NotFound, Overloaded, Unavailable
-from offramp_server.inference import InferRequest
+from offramp_server.inference import InferRequest, InferResponse
 from open_inference.tensor import Tensor
 
 ROW = np.array([[1, 2, 3, 4]], dtype=np.float32)
@@ -135,7 +135,7 @@ async def test_after_the_block_nothing_is_answered_any_more(repository: Path) ->
 
 async def test_requests_that_are_there_when_the_block_is_left_by_an_error_are_answered(repository: Path) -> None:
     write_spin(repository, config="max_batch_size = 1\n")
-    tasks = []
+    tasks: list[asyncio.Task[InferResponse]] = []
 
     async def embed() -> None:
         async with serve_in_process(repository) as serving:
