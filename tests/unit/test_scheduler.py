@@ -506,3 +506,24 @@ def test_an_idle_worker_gets_the_next_batch_before_a_busy_one_is_sent_it_ahead()
         await asyncio.gather(*tasks)
 
     play(scenario)
+
+
+def test_a_request_that_was_cancelled_in_the_queue_does_not_slow_down_those_of_trivial_models() -> None:
+    async def scenario(bench: Bench) -> None:
+        slow = lane(handle=2, name="slow", seconds=1.0)
+        bench.scheduler.open_lane(slow)
+        busy = bench.ask(0, to=slow)
+        await settle()
+        victim = bench.ask(1, to=slow)
+        await settle()
+        victim.cancel()
+        bench.executor.finish()
+        await settle()
+        quick = bench.ask(2)
+        # One turn: the task's own.
+        await asyncio.sleep(0)
+        assert bench.executor.seen == [[0], [2]]
+        bench.executor.finish()
+        await asyncio.gather(busy, quick)
+
+    play(scenario, seconds=0.00005)

@@ -32,7 +32,7 @@ class Scheduler:
         self._max_attempts = max_attempts
         self._policy = OldestHeadFirst()
         self._lanes: dict[int, Lane] = {}
-        # Those with requests that wait; some may have lost them since the last pump.
+        # Those with requests that wait.
         self._waiting: dict[int, Lane] = {}
         self._executors: list[Executor] = []
         self._sequence = itertools.count(1)
@@ -87,7 +87,7 @@ class Scheduler:
                 self._expiry.watch(work.deadline, lane, work)
             return await work.future
         finally:
-            lane.queue.discard(work)
+            self._take_out(lane, work)
             lane.leave(work)
             # The expiry heap may hold on to the request until its deadline; neither what it brought nor its answer
             # must stay with it.
@@ -226,7 +226,14 @@ class Scheduler:
     def _expire(self, lane: Lane, work: Work) -> None:
         if work.waits:
             self._fail_expired(work)
+            self._take_out(lane, work)
+
+    def _take_out(self, lane: Lane, work: Work) -> None:
+        """Of the queue, if it is still there."""
+        if work.queued:
             lane.queue.discard(work)
+            if not lane.queue.requests:
+                self._waiting.pop(lane.handle, None)
 
     @staticmethod
     def _fail_expired(work: Work) -> None:
