@@ -527,3 +527,20 @@ def test_a_request_that_was_cancelled_in_the_queue_does_not_slow_down_those_of_t
         await asyncio.gather(busy, quick)
 
     play(scenario, seconds=0.00005)
+
+
+def test_a_model_whose_cost_nobody_has_measured_is_not_taken_for_trivial() -> None:
+    async def scenario(bench: Bench) -> None:
+        tasks = [bench.ask(1)]
+        await settle()
+        tasks.append(bench.ask(2))
+        await settle()
+        assert bench.executor.seen == [[1]]
+        # It may show itself to be trivial.
+        bench.executor.finish(infer_ns=1000)
+        await settle()
+        assert bench.lane.trivial
+        bench.executor.finish()
+        await asyncio.gather(*tasks)
+
+    play(scenario, seconds=0.0)

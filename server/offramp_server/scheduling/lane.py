@@ -26,9 +26,10 @@ class Lane:
         self.spec = spec
         self.stats = stats
         self.queue = RequestQueue(spec.max_batch_size)
-        # Running means, first taken from the warm-up.
+        # Running means, first taken from the warm-up. A model that had none may cost anything, and must not be taken
+        # for a trivial one: that may be computed on the event loop.
         self.seconds_per_item = seconds_per_item
-        self.seconds_per_batch = seconds_per_item
+        self.seconds_per_batch = seconds_per_item or TRIVIAL_BATCH_SECONDS
         # Requests that are queued or being computed.
         self.entered: set[Work] = set()
         self._idle: asyncio.Event | None = None
