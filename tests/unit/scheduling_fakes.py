@@ -103,7 +103,7 @@ def spec(max_batch_size: int = 4, max_queue_items: int = 100, name: str = "doubl
 
 
 def lane(handle: int = 1, seconds: float = 0.01, **fields: Any) -> Lane:
-    return Lane(handle, spec(**fields), ModelStats(), seconds)
+    return Lane(handle, spec(**fields), ModelStats(), {1: seconds} if seconds else {})
 
 
 def work(values: float | Sequence[float], **fields: Any) -> Work:

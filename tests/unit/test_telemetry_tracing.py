@@ -197,7 +197,7 @@ def test_a_negative_rate_is_refused_and_changes_nothing(provider: TracerProvider
 def test_a_server_without_a_collector_says_so_when_tracing_is_switched_on() -> None:
     tracer = connect("")
     assert tracer.request(TRACED, "m") is None
-    with pytest.raises(FailedPrecondition, match="set telemetry.otlp_endpoint"):
+    with pytest.raises(FailedPrecondition, match=r"set telemetry\.otlp_endpoint"):
         tracer.configure(enabled=True)
     tracer.configure(enabled=False, rate=7)
     tracer.close()

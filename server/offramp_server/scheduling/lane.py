@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from offramp_server.errors import Overloaded
 from offramp_server.model_spec import ModelSpec
@@ -21,15 +22,17 @@ TRIVIAL_BATCH_SECONDS = 0.0002
 class Lane:
     """Lives from a model's load to its unload; a reload makes a new one."""
 
-    def __init__(self, handle: int, spec: ModelSpec, stats: ModelStats, seconds_per_item: float) -> None:
+    def __init__(self, handle: int, spec: ModelSpec, stats: ModelStats, seconds_by_items: Mapping[int, float]) -> None:
+        """`seconds_by_items` is what the warm-up measured: one batch of each size."""
         self.handle = handle
         self.spec = spec
         self.stats = stats
         self.queue = RequestQueue(spec.max_batch_size)
         # Running means, first taken from the warm-up. A model that had none may cost anything, and must not be taken
         # for a trivial one: that may be computed on the event loop.
-        self.seconds_per_item = seconds_per_item
-        self.seconds_per_batch = seconds_per_item or TRIVIAL_BATCH_SECONDS
+        per_item = [seconds / items for items, seconds in seconds_by_items.items()]
+        self.seconds_per_item = min(per_item, default=0.0)
+        self.seconds_per_batch = max(seconds_by_items.values(), default=TRIVIAL_BATCH_SECONDS)
         # Requests that are queued or being computed.
         self.entered: set[Work] = set()
         self._idle: asyncio.Event | None = None

@@ -61,7 +61,7 @@ class Backend:
         handle = next(self._handles)
         report = await group.load(handle, spec)
         stats = self._stats.model(spec.name, str(spec.version))
-        lane = Lane(handle, spec, stats, report.seconds_per_item)
+        lane = Lane(handle, spec, stats, report.seconds_by_items)
         group.scheduler.open_lane(lane)
         return LoadedModel(spec, report, lane, group)
 

@@ -31,10 +31,6 @@ class LoadReport:
     # Seconds for one warm batch, by items.
     seconds_by_items: Mapping[int, float]
 
-    @property
-    def seconds_per_item(self) -> float:
-        return min((seconds / items for items, seconds in self.seconds_by_items.items()), default=0.0)
-
 
 class ModelHost:
     """Engines by handle. One thread executes; another may load and drop meanwhile, for other handles."""
