@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class ModelHost:
 
     def __init__(self) -> None:
         self._engines: dict[int, Engine] = {}
+        # A cancelled request ends before its batch does, and then nobody outside knows that its model still computes.
+        self._computing = threading.Lock()
 
     def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
         """Load and warm up. Raises LoadError. The model can be executed as soon as this returns, not before."""
@@ -54,7 +57,8 @@ class ModelHost:
         return LoadReport(engine.report, seconds)
 
     def unload(self, handle: int) -> None:
-        engine = self._engines.pop(handle, None)
+        with self._computing:
+            engine = self._engines.pop(handle, None)
         if engine is not None:
             engine.close()
             del engine
@@ -63,7 +67,8 @@ class ModelHost:
 
     def execute(self, handle: int, inputs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
         """The outputs and the nanoseconds that they took. Raises what the engine raises, or KeyError."""
-        engine = self._engines[handle]
-        started = time.monotonic_ns()
-        outputs = engine.execute(inputs)
-        return outputs, time.monotonic_ns() - started
+        with self._computing:
+            engine = self._engines[handle]
+            started = time.monotonic_ns()
+            outputs = engine.execute(inputs)
+            return outputs, time.monotonic_ns() - started

@@ -1,0 +1,49 @@
+"""What the models inside one worker may expect: both kinds of executor hold them in a `ModelHost`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from offramp_server.engine_report import EngineReport
+from offramp_server.workers.host import ModelHost, Placement
+from open_inference.tensor import Tensor
+from scheduling_fakes import spec
+
+
+class SlowEngine:
+    """Computes until it is closed, or until it has waited long enough to believe that it will not be."""
+
+    report = EngineReport("slow", "cpu", "fp32", 1, "the test said so")
+
+    def __init__(self) -> None:
+        self.executing = threading.Event()
+        self.closed = threading.Event()
+        self.closed_under_way = False
+
+    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        self.executing.set()
+        self.closed_under_way = self.closed.wait(0.2)
+        return []
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_model_is_not_closed_while_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its request was cancelled, so that nobody but the worker knows.
+    engine = SlowEngine()
+    monkeypatch.setattr("offramp_server.workers.engines.load.load_engine", lambda *arguments: engine)
+    monkeypatch.setattr("offramp_server.workers.engines.warmup.warm_up", lambda *arguments: {1: 0.1})
+    host = ModelHost()
+    host.load(1, spec(), Placement("cpu", 1))
+    computing = threading.Thread(target=host.execute, args=(1, []))
+    computing.start()
+    assert engine.executing.wait(10)
+    host.unload(1)
+    computing.join(10)
+    assert engine.closed.is_set()
+    assert not engine.closed_under_way
+    with pytest.raises(KeyError):
+        host.execute(1, [])
