@@ -241,12 +241,111 @@ def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_bac
         bench.world.before_load = refuse
         for worker in bench.members:
             worker.kill()
-        await settle()
-        await bench.loop.advance(1)
-        await settle()
+        for _ in range(4):
+            await bench.loop.advance(1)
         assert bench.counts == {"active": 1, "standby": 1}
         assert bench.group.serves(1)
         assert not bench.group.serves(2)
+
+    play(scenario)
+
+
+def refuse(*names: str) -> Callable[[FakeWorker, ModelSpec], Awaitable[None]]:
+    async def before_load(worker: FakeWorker, model: ModelSpec) -> None:
+        if model.name in names:
+            raise LoadError("the file is gone")
+
+    return before_load
+
+
+def test_one_failure_to_load_a_model_again_does_not_leave_it_out() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+        bench.world.before_load = refuse("double")
+        bench.members[1].kill()
+        await settle()
+        bench.world.before_load = refuse()
+        await bench.loop.advance(1)
+        assert bench.counts == {"active": 1, "standby": 1}
+        assert all(worker.holds(1) for worker in bench.members)
+
+    play(scenario)
+
+
+async def _standby_without_a_model(bench: Bench) -> None:
+    """Models 1 and 2 are served; the standby could not load 2."""
+    await bench.group.load(1, spec())
+    await bench.group.load(2, spec(name="spoilt"))
+    await settle()
+    bench.world.before_load = refuse("spoilt")
+    bench.members[1].kill()
+    for _ in range(4):
+        await bench.loop.advance(1)
+    assert bench.counts == {"active": 1, "standby": 1}
+    assert [worker.holds(2) for worker in bench.members] == [True, False]
+
+
+def test_a_model_that_a_standby_lacks_is_loaded_once_the_standby_has_taken_over() -> None:
+    async def scenario(bench: Bench) -> None:
+        await _standby_without_a_model(bench)
+        bench.world.before_load = refuse()
+        bench.members[0].kill()
+        await settle()
+        assert bench.counts == {"active": 1, "standby": 1}
+        assert all(worker.holds(1) and worker.holds(2) for worker in bench.members)
+
+    play(scenario)
+
+
+def test_a_worker_that_dies_of_a_model_that_its_standby_lacked_is_replaced_as_well() -> None:
+    async def scenario(bench: Bench) -> None:
+        await _standby_without_a_model(bench)
+        promoted = bench.members[1]
+
+        async def die(worker: FakeWorker, model: ModelSpec) -> None:
+            if worker is promoted:
+                promoted.kill()
+                raise LoadError("worker died: signal_11")
+
+        bench.world.before_load = die
+        bench.members[0].kill()
+        for _ in range(4):
+            await bench.loop.advance(1)
+        assert not promoted.alive
+        assert bench.counts == {"active": 1, "standby": 1}
+        assert all(worker.holds(1) and worker.holds(2) for worker in bench.members)
+
+    play(scenario)
+
+
+def test_those_who_wait_for_a_model_that_a_standby_lacks_are_told_if_it_cannot_be_loaded_any_more() -> None:
+    async def scenario(bench: Bench) -> None:
+        await _standby_without_a_model(bench)
+        bench.members[0].kill()
+        for _ in range(4):
+            await bench.loop.advance(1)
+        assert bench.counts == {"active": 1, "standby": 1}
+        assert bench.group.serves(1)
+        assert not bench.group.serves(2)
+
+    play(scenario)
+
+
+def test_what_nobody_foresaw_does_not_end_the_replacing_of_workers() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        await settle()
+
+        async def raise_something(worker: FakeWorker, model: ModelSpec) -> None:
+            raise RuntimeError("unforeseen")
+
+        bench.world.before_load = raise_something
+        bench.members[1].kill()
+        await settle()
+        bench.world.before_load = refuse()
+        await bench.loop.advance(1)
+        assert bench.counts == {"active": 1, "standby": 1}
 
     play(scenario)
 

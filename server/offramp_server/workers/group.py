@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from offramp_server.workers.host import LoadReport, Placement
 
 FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 10.0
+# Of one model into a new worker. One failure may be chance: the worker was killed, or memory was short.
+MAX_LOAD_ATTEMPTS = 2
 
 log = logging.getLogger("offramp.workers")
 
@@ -106,27 +109,28 @@ class WorkerGroup:
     async def _grow(self, actives: int) -> None:
         self._wanted_actives = max(self._wanted_actives, actives)
         while len(self._actives) < self._wanted_actives:
-            self._activate(await self._spawn(set()))
+            self._activate(await self._spawn(Counter()))
 
-    async def _spawn(self, without: set[int]) -> ModelExecutor:
-        """A worker that holds every model but those. Raises LoadError, with the culprit added to `without`."""
+    async def _spawn(self, failures: Counter[int]) -> ModelExecutor:
+        """A worker that holds every model but those that have failed too often. Raises LoadError, and counts it."""
         self._spawned += 1
         member = self._make_executor(f"{self.device}-{self._spawned}", self.scheduler, self._on_death)
         try:
             await member.start()
             for handle, loaded in list(self._models.items()):
-                if handle not in without:
-                    await self._reload_into(member, handle, loaded, without)
+                if failures[handle] < MAX_LOAD_ATTEMPTS:
+                    await self._reload_into(member, handle, loaded, failures)
         except BaseException:
             await member.close()
             raise
         return member
 
-    async def _reload_into(self, member: ModelExecutor, handle: int, loaded: _Loaded, without: set[int]) -> None:
+    @staticmethod
+    async def _reload_into(member: ModelExecutor, handle: int, loaded: _Loaded, failures: Counter[int]) -> None:
         try:
             await member.load(handle, loaded.spec, loaded.placement)
-        except LoadError:
-            without.add(handle)
+        except Exception:
+            failures[handle] += 1
             raise
 
     async def _load_into_all(self, handle: int, loaded: _Loaded) -> LoadReport:
@@ -190,18 +194,28 @@ class WorkerGroup:
         return len(self._actives) < self._wanted_actives or len(self._standbys) < self._wanted_standbys
 
     async def _replace_missing(self) -> None:
+        while True:
+            await self._spawn_missing()
+            async with self._changes:
+                await self._serve_what_standbys_lacked()
+            # Others may have died meanwhile, and found this task still running.
+            if not self._missing():
+                return
+
+    async def _spawn_missing(self) -> None:
         backoff = FIRST_BACKOFF_SECONDS
-        without: set[int] = set()
+        failures: Counter[int] = Counter()
         while self._missing():
             try:
                 async with self._changes:
-                    self._admit(await self._spawn(without))
+                    self._admit(await self._spawn(failures))
                 backoff = FIRST_BACKOFF_SECONDS
-            except LoadError as error:
-                log.error("a worker for %s could not be replaced: %s", self.device, error)
+            except Exception as error:
+                # Whatever it is, the next worker may be luckier; nobody else would start one.
+                unforeseen = not isinstance(error, LoadError)
+                log.error("a worker for %s could not be replaced: %s", self.device, error, exc_info=unforeseen)
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
-        self._give_up(without)
 
     def _admit(self, member: ModelExecutor) -> None:
         if len(self._actives) < self._wanted_actives:
@@ -209,12 +223,28 @@ class WorkerGroup:
         else:
             self._standbys.append(member)
 
-    def _give_up(self, handles: set[int]) -> None:
-        """Models that no worker could load again: those who wait for them are told."""
-        for handle in handles:
+    async def _serve_what_standbys_lacked(self) -> None:
+        """A standby that has taken over may lack models that could not be loaded into it when it was started."""
+        for handle, loaded in list(self._models.items()):
+            # Loading what nobody could load might kill a worker that serves.
+            if any(member.holds(handle) for member in self.executors):
+                await self._load_where_lacking(handle, loaded)
             if not any(member.holds(handle) for member in self._actives):
-                self._models.pop(handle, None)
-                self.scheduler.fail_lane(handle, Unavailable("no worker could load the model again; see the log"))
+                self._give_up(handle)
+
+    async def _load_where_lacking(self, handle: int, loaded: _Loaded) -> None:
+        for member in self.actives:
+            if not member.holds(handle):
+                try:
+                    await member.load(handle, loaded.spec, loaded.placement)
+                except LoadError as error:
+                    log.error("%s cannot take over a model: %s", member.name, error)
+        self.scheduler.wake()
+
+    def _give_up(self, handle: int) -> None:
+        """No worker could load the model again: those who wait for it are told."""
+        self._models.pop(handle, None)
+        self.scheduler.fail_lane(handle, Unavailable("no worker could load the model again; see the log"))
 
 
 def _usable_cores() -> int:
