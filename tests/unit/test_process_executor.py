@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 from typing import Any
 
 import pytest
 from offramp_server.errors import LoadError
+from offramp_server.workers.host import Placement
 from offramp_server.workers.process_executor import ProcessExecutor
+from scheduling_fakes import spec
 
 
 class Sink:
@@ -102,4 +105,22 @@ async def test_a_worker_that_sends_nonsense_is_replaced(monkeypatch: pytest.Monk
     with pytest.raises(LoadError, match="died"):
         await worker.unload(1)
     assert deaths == ["signal_9"]
+    await worker.close()
+
+
+async def test_a_worker_that_does_not_come_back_from_a_load_is_killed_and_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deaths = list[str]()
+    worker = executor(Sink(), deaths)
+    await worker.start()
+    assert worker.process_id is not None
+    os.kill(worker.process_id, signal.SIGSTOP)
+    monkeypatch.setattr(worker, "_startup_timeout", 0.05)
+    with pytest.raises(LoadError, match="did not answer within"):
+        await worker.load(1, spec(), Placement("cpu", 1))
+    async with asyncio.timeout(20):
+        while not deaths:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert not worker.holds(1)
     await worker.close()

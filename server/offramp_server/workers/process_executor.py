@@ -192,6 +192,8 @@ class ProcessExecutor:
             async with asyncio.timeout(timeout):
                 reply: Message = await future
         except TimeoutError:
+            # It could load and unload nothing any more, and would keep what it may have loaded meanwhile.
+            self.kill(f"{message['do']} took longer than {timeout} s")
             raise LoadError(f"worker {self.name} did not answer within {timeout} s") from None
         finally:
             del self._calls[call_id]
