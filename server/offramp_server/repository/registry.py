@@ -44,6 +44,8 @@ class ModelRegistry:
         self._states: dict[str, dict[str, IndexEntry]] = defaultdict(dict)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._retiring: dict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        # Loads, unloads and retirements go on when their callers go away, so somebody else has to hold on to them.
+        self._under_way: set[asyncio.Task[None]] = set()
 
     # Looking up
 
@@ -89,10 +91,11 @@ class ModelRegistry:
         await asyncio.shield(self._start(self._unload(name), f"unload {name}"))
 
     async def close(self) -> None:
-        """Forget every model without waiting for its requests."""
-        for tasks in self._retiring.values():
-            for task in tasks:
-                task.cancel()
+        """Forget every model without waiting for its requests, and end the loads that are under way."""
+        under_way = list(self._under_way)
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         self._ready.clear()
 
     def report_broken(self, name: str, error: OfframpError) -> None:
@@ -169,9 +172,11 @@ class ModelRegistry:
         """Old versions take memory until their last request is answered; two generations of them are enough."""
         await asyncio.gather(*self._retiring[name], return_exceptions=True)
 
-    @staticmethod
-    def _start(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        return asyncio.create_task(coroutine, name=name)
+    def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine, name=name)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
 
     # States
 
