@@ -25,6 +25,7 @@ from offramp_server.telemetry.http import TelemetryServer
 from offramp_server.telemetry.prometheus import Exposition
 from offramp_server.transport.grpcio import GrpcioTransport
 from offramp_server.transport.interface import ListenOptions, TlsMaterial
+from offramp_server.transport.tls import read_tls
 from offramp_server.workers.allocator import tune_allocator
 
 # What calls get to see their answer off once nothing is left to compute. Seconds.
@@ -178,8 +179,7 @@ def _listen_options(settings: Settings) -> ListenOptions:
 def _tls_material(tls: TlsSettings) -> TlsMaterial | None:
     if tls.certificate is None or tls.key is None:
         return None
-    client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
-    return TlsMaterial(tls.certificate.read_bytes(), tls.key.read_bytes(), client_ca)
+    return read_tls(tls.certificate, tls.key, tls.client_ca)
 
 
 def _is_loopback(host: str) -> bool:

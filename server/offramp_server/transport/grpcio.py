@@ -55,14 +55,18 @@ class GrpcioTransport:
     def _bind(self) -> int:
         host, port = self._options.host, self._options.port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        # Asked before gRPC is, which writes lines of its own to standard error and does not tell us why.
+        reason = _reason_not_to_bind(host, port)
+        if reason:
+            raise ConfigurationError(f"cannot listen on {address}: {reason}")
         try:
             if self._options.tls is None:
                 return int(self._server.add_insecure_port(address))
             return int(self._server.add_secure_port(address, _credentials(self._options.tls)))
         except RuntimeError as error:
-            # grpc says only that it failed.
-            reason = _reason_not_to_bind(host, port) or "gRPC could not use the address or the certificate"
-            raise ConfigurationError(f"cannot listen on {address}: {reason}") from error
+            raise ConfigurationError(
+                f"cannot listen on {address}: gRPC could not use the address or the certificate"
+            ) from error
 
 
 def _channel_options(options: ListenOptions) -> list[tuple[str, int]]:
