@@ -102,6 +102,8 @@ class Server:
         self._http = TelemetryServer(exposition, lambda: self.core.serving.live, self._not_ready)
         self._watcher: asyncio.Task[None] | None = None
         self._draining = False
+        # The names that health has been told of.
+        self._endpoints: set[str] = set()
         self.grpc_address = self.http_address = ""
 
     async def open(self) -> None:
@@ -151,6 +153,9 @@ class Server:
             serving[entry.name] = serving.get(entry.name, False) or entry.state == "READY"
         for name, healthy in serving.items():
             self.health.set_endpoint(name, serving=healthy)
+        for name in self._endpoints - serving.keys():
+            self.health.remove_endpoint(name)
+        self._endpoints = set(serving)
 
 
 def _rpc_settings(settings: Settings) -> RpcSettings:

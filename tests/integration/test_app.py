@@ -1,0 +1,53 @@
+"""The whole server as one object, on free ports of this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from eventually import eventually
+from model_repository import write_add_sub
+from offramp_server.app import Server
+from offramp_server.config import RepositorySettings, ServerSettings, Settings, WorkerSettings
+from offramp_server.rpc.health_board import Health
+from offramp_server.telemetry.logs import LogControl
+
+
+@asynccontextmanager
+async def running(repository: Path, poll_interval: float = 0.0) -> AsyncIterator[Server]:
+    settings = Settings(
+        server=ServerSettings(grpc_port=0, http_port=0),
+        workers=WorkerSettings(mode="in-process"),
+        repository=RepositorySettings(poll_interval=poll_interval),
+    )
+    server = Server(repository, settings, LogControl(logging.NullHandler()))
+    try:
+        await server.open()
+        await server.load()
+        yield server
+        await server.drain()
+    finally:
+        await server.close()
+
+
+def write_route(repository: Path, name: str, model: str) -> None:
+    (repository / name).mkdir(exist_ok=True)
+    (repository / name / "route.toml").write_text(f'kind = "single"\nmodel = "{model}"\n')
+
+
+async def test_health_follows_models_and_routes_as_they_come_and_go(repository: Path) -> None:
+    write_add_sub(repository)
+    write_route(repository, "stable", "add_sub")
+    async with running(repository) as server:
+        assert server.health.status("add_sub") is Health.SERVING
+        assert server.health.status("stable") is Health.SERVING
+        await server.core.serving.unload("add_sub")
+        assert server.health.status("add_sub") is Health.NOT_SERVING
+        assert server.health.status("stable") is Health.NOT_SERVING
+        await server.core.serving.unload("stable")
+        assert server.health.status("stable") is None
+        await server.core.serving.load("add_sub")
+        assert server.health.status("add_sub") is Health.SERVING
+    assert server.health.status("add_sub") is Health.NOT_SERVING
