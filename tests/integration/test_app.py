@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from eventually import eventually
 from model_repository import write_add_sub
 from offramp_server.app import Server
 from offramp_server.config import RepositorySettings, ServerSettings, Settings, WorkerSettings
