@@ -15,7 +15,7 @@ from pathlib import Path
 from offramp_server.config import Settings, TlsSettings
 from offramp_server.core import build_core, request_limits
 from offramp_server.gauges import gauges_of
-from offramp_server.repository.watcher import watch_repository
+from offramp_server.repository.watcher import fingerprints, watch_repository
 from offramp_server.rpc.auth import Role, Token
 from offramp_server.rpc.health_board import HealthBoard
 from offramp_server.rpc.services import RpcSettings, build_services
@@ -114,13 +114,15 @@ class Server:
 
     async def load(self) -> int:
         """Load the repository and take requests. The number of models and routes that can answer."""
+        interval = self._settings.repository.poll_interval
+        before = await asyncio.to_thread(fingerprints, self._repository) if interval > 0 else {}
         await self.core.load()
         self.core.catalog.on_change(self._show_health)
         self.health.set_server(serving=True)
         self._show_health()
-        interval = self._settings.repository.poll_interval
         if interval > 0:
-            self._watcher = asyncio.create_task(watch_repository(self._repository, self.core.catalog, interval))
+            watch = watch_repository(self._repository, self.core.catalog, interval, before)
+            self._watcher = asyncio.create_task(watch)
         return sum(entry.state == "READY" for entry in self.core.serving.index())
 
     async def drain(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from eventually import eventually
 from model_repository import write_add_sub
 from offramp_server.app import Server
 from offramp_server.config import RepositorySettings, ServerSettings, Settings, WorkerSettings
@@ -50,3 +51,10 @@ async def test_health_follows_models_and_routes_as_they_come_and_go(repository: 
         await server.core.serving.load("add_sub")
         assert server.health.status("add_sub") is Health.SERVING
     assert server.health.status("add_sub") is Health.NOT_SERVING
+
+
+async def test_a_watched_repository_is_followed_without_being_asked(repository: Path) -> None:
+    write_add_sub(repository)
+    async with running(repository, poll_interval=0.01) as server:
+        write_add_sub(repository, version=2)
+        await eventually(lambda: server.core.models.versions("add_sub") == ("2",))

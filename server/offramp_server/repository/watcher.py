@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from offramp_server.errors import OfframpError
@@ -17,10 +18,16 @@ log = logging.getLogger("offramp.repository")
 Fingerprint = frozenset[tuple[str, int, int]]
 
 
-async def watch_repository(repository: Path, catalog: Catalog, interval: float) -> None:
+async def watch_repository(
+    repository: Path, catalog: Catalog, interval: float, served: Mapping[str, Fingerprint]
+) -> None:
     """Look every `interval` seconds, for ever. A folder is loaded once it has stayed the same for one interval, so
-    that one which is still being written is left alone."""
-    served = before = await asyncio.to_thread(fingerprints, repository)
+    that one which is still being written is left alone.
+
+    `served` is what the folders were like before they were loaded: loading takes time, and they may have changed
+    meanwhile.
+    """
+    before = served
     while True:
         await asyncio.sleep(interval)
         try:
@@ -58,3 +65,5 @@ async def _follow(catalog: Catalog, name: str, gone: bool) -> None:
         await (catalog.unload(name) if gone else catalog.load(name))
     except OfframpError as error:
         log.error('folder "%s" has changed and could not be followed: %s', name, error)
+    except Exception:
+        log.exception('folder "%s" has changed and could not be followed', name)
