@@ -544,3 +544,19 @@ def test_a_model_whose_cost_nobody_has_measured_is_not_taken_for_trivial() -> No
         await asyncio.gather(*tasks)
 
     play(scenario, seconds=0.0)
+
+
+def test_a_request_larger_than_the_queue_may_be_is_let_in_when_nobody_waits() -> None:
+    async def scenario(bench: Bench) -> None:
+        large = bench.ask([1, 2, 3, 4])
+        await settle()
+        waiting = bench.ask(5)
+        await settle()
+        with pytest.raises(Overloaded):
+            await bench.ask([1, 2, 3, 4])
+        for _ in range(2):
+            bench.executor.finish()
+            await settle()
+        await asyncio.gather(large, waiting)
+
+    play(scenario, max_queue_items=2)

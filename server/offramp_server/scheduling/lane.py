@@ -42,9 +42,10 @@ class Lane:
         return self.seconds_per_batch < TRIVIAL_BATCH_SECONDS
 
     def admit(self, items: int) -> None:
-        """Raises Overloaded if the queue is full, with the time that its work will take as the hint."""
+        """Raises Overloaded if the queue is full, with the time that its work will take as the hint. A request that
+        is larger than the queue may be is let in if nobody waits: coming back later would not help it."""
         limit = self.spec.batching.max_queue_items
-        if self.queue.items + items > limit:
+        if self.queue.items and self.queue.items + items > limit:
             raise Overloaded(
                 f'{self.queue.items} items wait for model "{self.spec.name}", which is its limit ({limit})',
                 retry_after=max(0.01, self.queue.items * self.seconds_per_item),
