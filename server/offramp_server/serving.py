@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from offramp_adapters.routes.strategy import Answer as RouteAnswer
 from offramp_adapters.routes.strategy import RouteRefused, Run, Strategy
@@ -58,9 +59,13 @@ class Serving:
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request. Raises an OfframpError; cancelling the awaiting task takes the request back."""
-        if not self.ready:
-            raise Unavailable("the server is starting or draining")
-        self._admission.acquire()
+        try:
+            if not self.ready:
+                raise Unavailable("the server is starting or draining")
+            self._admission.acquire()
+        except OfframpError as error:
+            self._count_refusal(request, error.reason)
+            raise
         try:
             strategy = self._routes.get(request.model)
             if strategy is not None:
@@ -71,13 +76,24 @@ class Serving:
         finally:
             self._admission.release()
 
+    def _count_refusal(self, request: InferRequest, reason: str) -> None:
+        """Only of what is there: made-up names must not fill the metrics."""
+        if self._routes.get(request.model) is not None:
+            self.stats.route_requests[request.model, reason] += 1
+            return
+        with suppress(OfframpError):
+            self._models.get(request.model, request.version).lane.stats.failed(reason, 0)
+
     async def _infer_route(self, strategy: Strategy, request: InferRequest) -> InferResponse:
-        status = "cancelled"
+        status = "internal"
         try:
             outputs, ran = await self._follow(strategy, request)
             status = "ok"
         except OfframpError as error:
             status = error.reason
+            raise
+        except asyncio.CancelledError:
+            status = "cancelled"
             raise
         finally:
             self.stats.route_requests[request.model, status] += 1

@@ -117,12 +117,17 @@ async def test_a_name_of_nothing_is_not_found_and_leaves_nothing_behind(reposito
         assert {name for name, _ in serving.stats.loads} == {"add_sub"}
 
 
-async def test_more_requests_than_the_limit_are_refused_at_once(repository: Path) -> None:
+async def test_more_requests_than_the_limit_are_refused_at_once_and_counted(repository: Path) -> None:
     write_spin(repository)
+    (repository / "stable").mkdir()
+    (repository / "stable" / "route.toml").write_text('kind = "single"\nmodel = "spin"\n')
     settings = Settings(limits=LimitSettings(max_in_flight=3), workers=WorkerSettings(mode="in-process"))
     async with serve_in_process(repository, settings) as serving:
-        outcomes = await asyncio.gather(*(serving.infer(request("spin")) for _ in range(10)), return_exceptions=True)
+        names = ["spin"] * 8 + ["stable", "nobody"]
+        outcomes = await asyncio.gather(*(serving.infer(request(name)) for name in names), return_exceptions=True)
         assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 7
+        assert serving.stats.models["spin", "1"].failures == {"resource_exhausted": 5}
+        assert serving.stats.route_requests == {("stable", "resource_exhausted"): 1}
 
 
 async def test_after_the_block_nothing_is_answered_any_more(repository: Path) -> None:
