@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,3 +59,20 @@ async def test_a_watched_repository_is_followed_without_being_asked(repository: 
     async with running(repository, poll_interval=0.01) as server:
         write_add_sub(repository, version=2)
         await eventually(lambda: server.core.models.versions("add_sub") == ("2",))
+
+
+async def test_a_folder_may_turn_from_a_model_into_a_route_and_back(repository: Path) -> None:
+    write_add_sub(repository)
+    write_add_sub(repository, "other")
+    async with running(repository) as server:
+        serving = server.core.serving
+        shutil.rmtree(repository / "other" / "1")
+        write_route(repository, "other", "add_sub")
+        await serving.load("other")
+        assert serving.endpoint("other").composing == ("add_sub",)
+        assert server.core.models.versions("other") == ()
+        (repository / "other" / "route.toml").unlink()
+        write_add_sub(repository, "other")
+        await serving.load("other")
+        assert serving.endpoint("other").composing == ()
+        assert [entry.state for entry in serving.index() if entry.name == "other"] == ["READY"]

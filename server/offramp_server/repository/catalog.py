@@ -42,13 +42,16 @@ class Catalog:
                 self._models.report_broken(name, InternalError(f"{type(error).__name__}; see the log"))
 
     async def load(self, name: str) -> None:
-        """Load or reload what is in the folder now. Raises NotFound, ConfigurationError or LoadError."""
+        """Load or reload what is in the folder now; what it was before, if that was another thing, goes. Raises NotFound, ConfigurationError or LoadError."""
         if reader.is_route(self._repository / name):
             strategy = await asyncio.to_thread(reader.read_route, self._repository, name)
             self._routes.put(name, strategy)
             log.info('route "%s" is ready: %s of %s', name, strategy.kind, ", ".join(map(str, strategy.models)))
+            if self._models.versions(name):
+                await self._models.unload(name)
         else:
             await self._models.load(name)
+            self._routes.remove(name)
 
     async def unload(self, name: str) -> None:
         """Raises NotFound."""

@@ -31,8 +31,8 @@ class RouteTable:
         self.on_change()
 
     def remove(self, name: str) -> None:
-        self._routes.pop(name, None)
-        self.on_change()
+        if self._routes.pop(name, None) is not None:
+            self.on_change()
 
     def names(self) -> list[str]:
         return sorted(self._routes)
