@@ -42,7 +42,10 @@ class Catalog:
                 self._models.report_broken(name, InternalError(f"{type(error).__name__}; see the log"))
 
     async def load(self, name: str) -> None:
-        """Load or reload what is in the folder now; what it was before, if that was another thing, goes. Raises NotFound, ConfigurationError or LoadError."""
+        """Load or reload what is in the folder now; what it was before, if that was another thing, goes.
+
+        Raises NotFound, ConfigurationError or LoadError.
+        """
         if reader.is_route(self._repository / name):
             strategy = await asyncio.to_thread(reader.read_route, self._repository, name)
             self._routes.put(name, strategy)
