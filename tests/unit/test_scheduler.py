@@ -560,3 +560,38 @@ def test_a_request_larger_than_the_queue_may_be_is_let_in_when_nobody_waits() ->
         await asyncio.gather(large, waiting)
 
     play(scenario, max_queue_items=2)
+
+
+def test_a_batch_is_sent_ahead_only_if_it_is_full_of_the_shape_whose_turn_it_is() -> None:
+    async def scenario(bench: Bench) -> None:
+        tasks = [bench.ask(0)]
+        await settle()
+        tasks += [bench.ask(1, shape_key="b"), *(bench.ask(value) for value in (2, 3, 4))]
+        await settle()
+        assert bench.executor.seen == [[0]]
+        for _ in range(3):
+            bench.executor.finish()
+            await settle()
+        assert bench.executor.seen == [[0], [1], [2, 3, 4]]
+        await asyncio.gather(*tasks)
+
+    play(scenario)
+
+
+def test_a_request_that_was_in_a_batch_that_killed_its_worker_never_shares_one_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        suspect = bench.ask(1)
+        await settle()
+        late = bench.ask(2, priority=1)
+        bench.executor.die()
+        await settle()
+        next_worker = HandExecutor(bench.scheduler)
+        bench.scheduler.attach(next_worker)
+        await settle()
+        assert next_worker.seen == [[2], [1]]
+        for _ in range(2):
+            next_worker.finish()
+            await settle()
+        await asyncio.gather(suspect, late)
+
+    play(scenario)

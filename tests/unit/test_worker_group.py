@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from offramp_server.engine_report import EngineReport
-from offramp_server.errors import LoadError
+from offramp_server.errors import LoadError, Unavailable
 from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.scheduling.scheduler import Scheduler
+from offramp_server.scheduling.work import Answer
 from offramp_server.telemetry.stats import Stats
 from offramp_server.workers.group import DeathHandler, WorkerGroup
 from offramp_server.workers.host import LoadReport, Placement
-from scheduling_fakes import HandClock, HandExecutor, on_hand_clock, settle, spec
+from scheduling_fakes import HandClock, HandExecutor, lane, on_hand_clock, settle, spec, work
 
 REPORT = LoadReport(EngineReport("fake", "cpu", "fp32", 1, "the test said so"), {1: 0.01})
 
@@ -84,6 +85,12 @@ class Bench:
         worker = FakeWorker(name, scheduler, on_death, self.world)
         self.world.workers.append(worker)
         return worker
+
+    def ask(self, handle: int) -> asyncio.Task[Answer]:
+        """A request for a model, whose queue is opened for it."""
+        queue = lane(handle)
+        self.scheduler.open_lane(queue)
+        return asyncio.create_task(self.scheduler.run(queue, work(1)))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -290,10 +297,13 @@ def test_a_model_that_a_standby_lacks_is_loaded_once_the_standby_has_taken_over(
     async def scenario(bench: Bench) -> None:
         await _standby_without_a_model(bench)
         bench.world.before_load = refuse()
+        waiting = bench.ask(2)
         bench.members[0].kill()
         await settle()
         assert bench.counts == {"active": 1, "standby": 1}
         assert all(worker.holds(1) and worker.holds(2) for worker in bench.members)
+        bench.members[0].finish()
+        await waiting
 
     play(scenario)
 
@@ -322,12 +332,15 @@ def test_a_worker_that_dies_of_a_model_that_its_standby_lacked_is_replaced_as_we
 def test_those_who_wait_for_a_model_that_a_standby_lacks_are_told_if_it_cannot_be_loaded_any_more() -> None:
     async def scenario(bench: Bench) -> None:
         await _standby_without_a_model(bench)
+        waiting = bench.ask(2)
         bench.members[0].kill()
         for _ in range(4):
             await bench.loop.advance(1)
         assert bench.counts == {"active": 1, "standby": 1}
         assert bench.group.serves(1)
         assert not bench.group.serves(2)
+        with pytest.raises(Unavailable, match="no worker could load the model again"):
+            waiting.result()
 
     play(scenario)
 

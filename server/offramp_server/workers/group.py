@@ -83,7 +83,6 @@ class WorkerGroup:
             loaded = _Loaded(spec, Placement(self.device, self._threads(spec)))
             report = await self._load_into_all(handle, loaded)
             self._models[handle] = loaded
-        self.scheduler.wake()
         self._refill_soon()
         return report
 
