@@ -296,10 +296,16 @@ async def _standby_without_a_model(bench: Bench) -> None:
 def test_a_model_that_a_standby_lacks_is_loaded_once_the_standby_has_taken_over() -> None:
     async def scenario(bench: Bench) -> None:
         await _standby_without_a_model(bench)
-        bench.world.before_load = refuse()
+
+        async def slowly(worker: FakeWorker, model: ModelSpec) -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        bench.world.before_load = slowly
         waiting = bench.ask(2)
         bench.members[0].kill()
-        await settle()
+        for _ in range(3):
+            await settle()
         assert bench.counts == {"active": 1, "standby": 1}
         assert all(worker.holds(1) and worker.holds(2) for worker in bench.members)
         bench.members[0].finish()
