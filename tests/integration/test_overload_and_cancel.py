@@ -77,10 +77,13 @@ async def test_of_a_thousand_cancelled_requests_only_those_whose_batch_had_left_
                 np.testing.assert_array_equal(result["y"], ROW * n)
             await eventually(lambda: metric(server, "offramp_requests_in_flight") == 0)
             finished = sum(not isinstance(outcome, BaseException) for outcome in outcomes)
-            assert metric(server, "offramp_items_total", model="spin") - before == len(busy) + finished
+            # An answer may be on its way when its caller cancels: the server counts it, the caller does not.
+            answered = metric(server, "offramp_items_total", model="spin") - before
+            assert answered >= len(busy) + finished
             # At most the batch in the worker and the one sent ahead could hold cancelled requests.
             computed = metric(server, "offramp_batch_size_items_sum", model="spin") - executed
-            assert computed <= len(busy) + finished + 3 * 4
+            assert answered <= computed <= answered + 3 * 4
+            assert computed < len(busy) + len(doomed) / 2
             assert metric(server, "offramp_queue_items", model="spin") == 0
 
 
