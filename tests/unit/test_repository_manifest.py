@@ -65,6 +65,21 @@ def test_a_file_that_is_not_listed_is_named(model: Path) -> None:
     assert 'does not list "model.onnx.data"; add it, or remove the file' in refusal(model)
 
 
+def test_a_manifest_that_lists_itself_is_told_so(model: Path) -> None:
+    write_manifest(model / "1", "model.onnx", "model.onnx.data")
+    write_manifest(model / "1", "model.onnx", "model.onnx.data", "manifest.sha256")
+    assert "lists itself" in refusal(model)
+
+
+def test_a_manifest_may_vouch_for_that_of_a_version(model: Path) -> None:
+    write_manifest(model / "1", "model.onnx", "model.onnx.data")
+    write_manifest(model, "1/model.onnx", "1/model.onnx.data", "1/manifest.sha256")
+    assert read_model(model.parent, "m")
+
+    write_manifest(model / "1", "model.onnx.data", "model.onnx")
+    assert f"{model}/1/manifest.sha256: sha256 " in refusal(model)
+
+
 def test_the_manifest_is_checked_before_a_parser_sees_the_file(model: Path) -> None:
     write_manifest(model / "1", "model.onnx", "model.onnx.data")
     (model / "1" / "model.onnx").write_bytes(b"not a model")

@@ -60,7 +60,10 @@ def _verify(folder: Path, present: list[PurePosixPath], hashes: FileHashes) -> N
         # Of another version, or of one that has been removed.
         if _top(file).isdecimal() and _top(file) not in tops:
             continue
-        if file not in present:
+        if file == PurePosixPath(MANIFEST):
+            raise LoadError(f"{manifest}: lists itself, and no file can hold its own hash; leave that line out")
+        # The manifest of a version may be vouched for as well, but needs no line.
+        if file not in present and not (file.name == MANIFEST and (folder / file).is_file()):
             raise LoadError(f'{manifest}: lists "{file}", which is missing')
         actual = hashes.sha256(folder / file)
         if actual != expected:
