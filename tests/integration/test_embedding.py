@@ -6,11 +6,20 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from model_repository import write_add_sub, write_gather, write_spin
 from offramp_server.config import LimitSettings, Settings, WorkerSettings
 from offramp_server.core import serve_in_process
-from offramp_server.errors import ConfigurationError, InvalidRequest, ModelFailed, NotFound, Overloaded, Unavailable
+from offramp_server.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    LoadError,
+    ModelFailed,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from offramp_server.inference import InferRequest, InferResponse
 from open_inference.tensor import Tensor
 
@@ -19,6 +28,13 @@ ROW = np.array([[1, 2, 3, 4]], dtype=np.float32)
 
 def request(model: str = "add_sub", name: str = "x", rows: np.ndarray = ROW, **fields: object) -> InferRequest:
     return InferRequest(model, [Tensor.from_numpy(name, rows)], **fields)  # type: ignore[arg-type]
+
+
+def break_operator(path: Path) -> None:
+    """Nothing is wrong with the file until an engine looks at its graph."""
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, path)
 
 
 async def test_models_answer_without_a_port(repository: Path) -> None:
@@ -103,6 +119,26 @@ async def test_one_broken_folder_does_not_keep_the_others_from_being_served(repo
         assert states["add_sub"] == ("READY", "")
         assert states["broken"][0] == "UNAVAILABLE"
         assert "model.onnx" in states["broken"][1]
+
+
+async def test_after_a_failed_load_the_index_says_what_serves_and_why_the_rest_does_not(repository: Path) -> None:
+    for version in (1, 2):
+        write_add_sub(repository, version=version, offset=version)
+    break_operator(repository / "add_sub" / "2" / "model.onnx")
+    (repository / "add_sub" / "model.toml").write_text('versions = "all"')
+    async with serve_in_process(repository) as serving:
+        assert [(entry.version, entry.state) for entry in serving.index()] == [("2", "UNAVAILABLE")]
+        assert "NoSuchOperator" in serving.index()[0].reason
+
+        (repository / "add_sub" / "model.toml").write_text("versions = [1]")
+        await serving.load("add_sub")
+        assert [(entry.version, entry.state) for entry in serving.index()] == [("1", "READY")]
+
+        (repository / "add_sub" / "model.toml").write_text("versions = [2]")
+        with pytest.raises(LoadError):
+            await serving.load("add_sub")
+        assert [(entry.version, entry.state) for entry in serving.index()] == [("1", "READY"), ("2", "UNAVAILABLE")]
+        await serving.infer(request())
 
 
 async def test_a_name_of_nothing_is_not_found_and_leaves_nothing_behind(repository: Path) -> None:

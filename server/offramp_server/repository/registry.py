@@ -99,8 +99,9 @@ class ModelRegistry:
         self._ready.clear()
 
     def report_broken(self, name: str, error: OfframpError) -> None:
-        """A folder that cannot be read still shows in the index, with the reason."""
-        self._set_states(name, [""], UNAVAILABLE, str(error))
+        """A folder that cannot be served still shows in the index, with the reason, if its load has left none."""
+        if not self._states.get(name):
+            self._set_states(name, [""], UNAVAILABLE, str(error))
 
     async def _load(self, name: str) -> None:
         async with self._locks[name]:
@@ -128,6 +129,7 @@ class ModelRegistry:
         except NotFound:
             raise
         except Exception as error:
+            self._forget_attempt(name)
             if version not in self.versions(name):
                 self._set_states(name, [version], UNAVAILABLE, str(error))
             await asyncio.gather(*map(self._loader.unload, loaded))
@@ -137,6 +139,11 @@ class ModelRegistry:
     def _announce(self, name: str, version: str) -> None:
         if version not in self.versions(name):
             self._set_states(name, [version], LOADING)
+
+    def _forget_attempt(self, name: str) -> None:
+        """Of versions that do not serve, what earlier loads and the one that has just failed said."""
+        served = self.versions(name)
+        self._states[name] = {key: entry for key, entry in self._states[name].items() if key in served}
 
     async def _switch(self, name: str, loaded: Sequence[LoadedModel]) -> None:
         old = self._ready.get(name, {})
