@@ -93,7 +93,7 @@ def _every_type() -> bytes:
 
 def write_manifest(folder: Path) -> None:
     """List a model's files, as `sha256sum` does."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("model.*") if path.is_file())
     lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder)}\n" for file in files]
     (folder / "manifest.sha256").write_text("".join(lines))
 
