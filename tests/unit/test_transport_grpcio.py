@@ -303,7 +303,8 @@ async def test_stopping_lets_a_call_end_and_takes_no_new_one() -> None:
         assert (await call).live
         await stopping
 
-    assert late.code() is grpc.StatusCode.UNAVAILABLE
+    # A call that crosses the shutdown on its way is cancelled by gRPC. `Serving` has answered UNAVAILABLE long before.
+    assert late.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 async def test_stopping_cancels_what_outlives_the_grace() -> None:
