@@ -39,7 +39,7 @@ class EngineSettings:
     device: str = "auto"
     # fp32 | fp16 | bf16: what the engine computes in; the model's tensors keep their datatypes.
     precision: str = "fp32"
-    # Worker processes that hold the model.
+    # Worker processes that its device has at least. All of them hold all models of the device.
     instances: int = 1
     # Intra-op threads for each instance; 0 divides the machine's cores by the number of workers.
     threads: int = 0

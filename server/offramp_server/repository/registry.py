@@ -131,7 +131,9 @@ class ModelRegistry:
         except Exception as error:
             self._forget_attempt(name)
             if version not in self.versions(name):
-                self._set_states(name, [version], UNAVAILABLE, str(error))
+                # What a defect says is for the log; every caller can read the index.
+                reason = str(error) if isinstance(error, OfframpError) else f"{type(error).__name__}; see the log"
+                self._set_states(name, [version], UNAVAILABLE, reason)
             await asyncio.gather(*map(self._loader.unload, loaded))
             raise
         return loaded
