@@ -144,13 +144,23 @@ class TestBench:
         command = [sys.executable, "-m", "offramp_server", "bench", "plus_one", "--seconds", "60"]
         environment = {**os.environ, "OFFRAMP_TARGET": target}
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            # A shell starts what it puts into the background with this signal ignored, and children inherit that.
+            preexec_fn=_heed_interrupts,
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=30)
         assert (process.returncode, err) == (130, "")
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class TestTokens:
