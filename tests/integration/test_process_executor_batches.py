@@ -37,7 +37,7 @@ class Sink:
     def failed(self, executor: Executor, batch: Batch, message: str) -> None:
         self.reports.put_nowait((batch, "failed"))
 
-    def lost(self, executor: Executor, batches: Sequence[Batch], reason: str) -> None:
+    def lost(self, executor: Executor, batches: Sequence[Batch], computing: bool) -> None:
         for batch in batches:
             self.reports.put_nowait((batch, "lost"))
 

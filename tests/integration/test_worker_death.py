@@ -54,6 +54,21 @@ async def test_killing_workers_under_load_fails_no_request_and_every_restart_is_
         assert restarts == kills
 
 
+async def test_killing_the_active_worker_and_the_standby_together_fails_no_request(repository: Path) -> None:
+    write_add_sub(repository, offset=1)
+    with serving(repository) as server:
+        async with aio.Client(server.grpc, timeout=10) as client:
+
+            async def call() -> None:
+                result = await client.infer("add_sub", {"x": ROW})
+                np.testing.assert_array_equal(result["y"], ROW + 1)
+
+            async with Traffic(call, callers=8) as traffic:
+                for pid in await _wait_for_workers(server, 2):
+                    os.kill(pid, signal.SIGKILL)
+                await traffic.more(100)
+
+
 async def test_a_request_that_kills_every_worker_it_meets_is_answered_with_an_error_and_takes_nobody_with_it(
     repository: Path,
 ) -> None:

@@ -85,9 +85,9 @@ class HandExecutor:
     def raise_error(self, message: str) -> None:
         self.sink.failed(self, self.batches.pop(0), message)
 
-    def die(self) -> None:
+    def die(self, computing: bool = True) -> None:
         batches, self.batches = self.batches, []
-        self.sink.lost(self, batches, "signal_9")
+        self.sink.lost(self, batches, computing)
 
 
 def values_of(batch: Batch) -> list[float]:

@@ -40,6 +40,17 @@ def test_a_batch_arrives_as_it_was_sent(shapes: list[tuple[int, ...]]) -> None:
     slab.close()
 
 
+def test_the_front_end_can_tell_whether_the_worker_had_begun(slab: Slab) -> None:
+    worker = other_side(slab)
+    tensor = Tensor.from_numpy("x", np.zeros(3, dtype=np.float32))
+    for _ in range(2):
+        frame.write_request(slab, 1, [(tensor, [tensor.data])])
+        assert not frame.was_taken(slab)
+        frame.read_request(worker)
+        assert frame.was_taken(slab)
+    worker.close()
+
+
 def test_parts_are_laid_side_by_side(slab: Slab) -> None:
     whole = Tensor("x", "INT32", (3,), b"")
     parts = [np.array(values, dtype=np.int32).tobytes() for values in ([1], [2, 3])]

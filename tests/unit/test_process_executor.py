@@ -19,7 +19,7 @@ class Sink:
     """Notes what an executor reports."""
 
     def __init__(self) -> None:
-        self.reports: list[tuple[str, str]] = []
+        self.reports: list[tuple[str, str | bool]] = []
 
     def completed(self, *report: Any) -> None:
         self.reports.append(("completed", ""))
@@ -27,8 +27,8 @@ class Sink:
     def failed(self, executor: Any, batch: Any, message: str) -> None:
         self.reports.append(("failed", message))
 
-    def lost(self, executor: Any, batches: Any, reason: str) -> None:
-        self.reports.append(("lost", reason))
+    def lost(self, executor: Any, batches: Any, computing: bool) -> None:
+        self.reports.append(("lost", computing))
 
 
 def executor(sink: Sink, deaths: list[str]) -> ProcessExecutor:
@@ -77,7 +77,7 @@ async def test_a_worker_that_is_slow_to_end_does_not_hold_up_the_loop(monkeypatc
         while not deaths:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
     assert deaths == ["signal_9"]
-    assert sink.reports == [("lost", "signal_9")]
+    assert sink.reports == [("lost", False)]
     await worker.close()
 
 

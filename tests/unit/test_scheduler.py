@@ -330,6 +330,23 @@ def test_a_request_that_kills_every_worker_it_meets_is_given_up_and_takes_nobody
     play(scenario)
 
 
+def test_workers_that_die_before_they_begin_cost_a_request_nothing() -> None:
+    async def scenario(bench: Bench) -> None:
+        task = bench.ask(1)
+        worker = bench.executor
+        for _ in range(5):
+            await settle()
+            worker.die(computing=False)
+            worker = HandExecutor(bench.scheduler)
+            bench.scheduler.attach(worker)
+        await settle()
+        worker.finish()
+        await settle()
+        assert values(task) == [2]
+
+    play(scenario)
+
+
 def test_batches_that_only_waited_in_a_dead_worker_do_not_count_as_attempts() -> None:
     async def scenario(bench: Bench) -> None:
         executing = bench.ask(1)

@@ -170,6 +170,7 @@ class ModelRegistry:
             self._retire(name, old.values())
             await self._wait_retired(name)
             self._set_states(name, versions, UNAVAILABLE, "unloaded")
+            log.info('model "%s" was unloaded', name)
 
     def _retire(self, name: str, models: Iterable[LoadedModel]) -> None:
         for model in models:
@@ -201,4 +202,4 @@ class ModelRegistry:
             return NotFound(f"there is no model or route {quoted(name)}; ready: {known[:500]}")
         entry = next(iter(entries.values()))
         message = f'model "{name}" is not ready: {entry.state}' + (f" ({entry.reason})" if entry.reason else "")
-        return Unavailable(message) if entry.state == LOADING else NotFound(message)
+        return Unavailable(message) if entry.state in (LOADING, UNLOADING) else NotFound(message)

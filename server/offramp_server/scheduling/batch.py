@@ -47,8 +47,9 @@ class BatchSink(Protocol):
         """The model raised. The executor is well."""
         ...
 
-    def lost(self, executor: Executor, batches: Sequence[Batch], reason: str) -> None:
-        """The executor is gone, and with it these batches, oldest first: only that one was being computed."""
+    def lost(self, executor: Executor, batches: Sequence[Batch], computing: bool) -> None:
+        """The executor is gone, and with it these batches, oldest first. `computing`: it had begun with the oldest,
+        which may be what ended it."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 
 from offramp_server.scheduling.lane import Lane
@@ -24,19 +25,24 @@ class ExpiryTimer:
         self._heap: list[tuple[float, int, Lane, Work]] = []
         self._order = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        # Kept here: uvloop's handle does not know its time if that has come already.
+        self._armed_for = math.inf
         self._sweep_above = SWEEP_ABOVE
 
     def watch(self, deadline: float, lane: Lane, work: Work) -> None:
         if len(self._heap) > self._sweep_above:
             self._sweep()
         heapq.heappush(self._heap, (deadline, next(self._order), lane, work))
-        if self._timer is None or deadline < self._timer.when():
+        if deadline < self._armed_for:
             self._arm()
 
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._heap[0][0], self._fire) if self._heap else None
+        self._timer = None
+        self._armed_for = self._heap[0][0] if self._heap else math.inf
+        if self._heap:
+            self._timer = self._loop.call_at(self._armed_for, self._fire)
 
     def _fire(self) -> None:
         self._timer = None

@@ -124,15 +124,14 @@ class Scheduler:
             self._send_again(batch, alone=True)
         self._pump_soon()
 
-    def lost(self, executor: Executor, batches: Sequence[Batch], reason: str) -> None:
-        """Re-send what the dead executor had. Only the oldest batch was being computed and may be what killed it."""
+    def lost(self, executor: Executor, batches: Sequence[Batch], computing: bool) -> None:
+        """Re-send what the dead executor had. Only what it was computing may have killed it, and counts an attempt."""
         self.detach(executor)
-        for batch in batches[:1]:
+        for batch in batches:
+            suspect = computing and batch is batches[0]
             for work in batch.works:
-                work.attempts += 1
-            self._send_again(batch, alone=True)
-        for batch in batches[1:]:
-            self._send_again(batch, alone=False)
+                work.attempts += suspect
+            self._send_again(batch, alone=suspect)
         self._pump_soon()
 
     # How batches form

@@ -59,7 +59,11 @@ class Backend:
         """Load and warm one version. Raises LoadError, and then nothing of it is left."""
         group = self._group(await self._device(spec))
         handle = next(self._handles)
-        report = await group.load(handle, spec)
+        try:
+            report = await group.load(handle, spec)
+        except BaseException:
+            await self._drop_unused(group)
+            raise
         stats = self._stats.model(spec.name, str(spec.version))
         lane = Lane(handle, spec, stats, report.seconds_by_items)
         group.scheduler.open_lane(lane)
@@ -82,6 +86,12 @@ class Backend:
 
     async def close(self) -> None:
         await asyncio.gather(*(group.close() for group in self.groups))
+
+    async def _drop_unused(self, group: WorkerGroup) -> None:
+        """Workers of a device that its first model could not use would stay for nothing."""
+        if group.unused and self._groups.get(group.device) is group:
+            del self._groups[group.device]
+            await group.close()
 
     def _group(self, device: str) -> WorkerGroup:
         if device not in self._groups:

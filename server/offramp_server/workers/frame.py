@@ -16,6 +16,9 @@ HEADER_BYTES = 16384
 ALIGNMENT = 64
 MAX_MESSAGE_BYTES = 8000
 
+# One byte at the end of the header, which no description reaches.
+_TAKEN = HEADER_BYTES - 1
+
 # handle, number of tensors
 _REQUEST = struct.Struct("<QH")
 # 0 ok | 1 failed, number of tensors or bytes of message, total bytes, input, infer and output nanoseconds
@@ -42,6 +45,7 @@ def write_request(slab: Slab, handle: int, tensors: Sequence[tuple[Tensor, Parts
     places = _place([sum(map(len, parts)) for _, parts in tensors])
     slab.require(places[-1][1] if places else HEADER_BYTES)
     view = slab.view
+    view[_TAKEN] = 0
     _REQUEST.pack_into(view, 0, handle, len(tensors))
     position = _REQUEST.size
     for (tensor, parts), (start, end) in zip(tensors, places, strict=True):
@@ -56,9 +60,15 @@ def _write_parts(view: memoryview, offset: int, parts: Parts) -> None:
 
 
 def read_request(slab: Slab) -> tuple[int, list[Tensor]]:
-    """The model's handle and the inputs as unnamed views of the slab."""
+    """The model's handle and the inputs as unnamed views of the slab. Leaves a mark that they were taken."""
+    slab.view[_TAKEN] = 1
     handle, count = _REQUEST.unpack_from(slab.view, 0)
     return handle, _read_tensors(slab, _REQUEST.size, count)
+
+
+def was_taken(slab: Slab) -> bool:
+    """Whether the worker has begun with the batch that was written last."""
+    return bool(slab.view[_TAKEN])
 
 
 def write_outputs(slab: Slab, outputs: Sequence[Tensor], input_ns: int, infer_ns: int, clock: Clock) -> None:
@@ -107,7 +117,7 @@ def _place(sizes: Sequence[int]) -> list[tuple[int, int]]:
 def _write_description(view: memoryview, position: int, tensor: Tensor, offset: int, size: int) -> int:
     rank = len(tensor.shape)
     dims = struct.Struct(f"<{rank}q")
-    if position + _TENSOR.size + dims.size > HEADER_BYTES:
+    if position + _TENSOR.size + dims.size > _TAKEN:
         raise ValueError(f"too many tensors or dimensions for one batch (header of {HEADER_BYTES} bytes)")
     _TENSOR.pack_into(view, position, _DATATYPE_CODES[tensor.datatype], rank, offset, size)
     dims.pack_into(view, position + _TENSOR.size, *tensor.shape)

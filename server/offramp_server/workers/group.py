@@ -67,6 +67,11 @@ class WorkerGroup:
     def executors(self) -> list[ModelExecutor]:
         return [*self._actives, *self._standbys]
 
+    @property
+    def unused(self) -> bool:
+        """Whether no model is loaded here, nor being loaded."""
+        return not self._models and not self._changes.locked()
+
     def keep_standbys(self) -> None:
         """From now on. Before the server is ready they would only make it ready later."""
         self._wanted_standbys = self._standbys_later

@@ -163,12 +163,13 @@ class ProcessExecutor:
     def _died(self, reason: str) -> None:
         self._on_responses()
         batches, self._in_flight = list(self._in_flight), deque()
+        computing = bool(batches) and frame.was_taken(self._slabs[self._finished])
         self._listener = None
         self._release()
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(LoadError(f"worker {self.name} died: {reason}"))
-        self._sink.lost(self, batches, reason)
+        self._sink.lost(self, batches, computing)
         self._on_death(self, reason)
 
     # Models
@@ -208,6 +209,9 @@ class ProcessExecutor:
                 future = self._calls.get(reply["id"])
                 if future is not None and not future.done():
                     future.set_result(reply)
+        except ConnectionError:
+            # Another way to hear of its end.
+            pass
         except Exception:
             log.exception("worker %s sent what is no control message", self.name)
         # The control socket closes a moment before the process can be reaped; it may also have closed by mistake.
