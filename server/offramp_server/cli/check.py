@@ -12,7 +12,8 @@ from offramp_server.cli.failures import needs_extra
 DESCRIPTION = """\
 Read every folder of a model repository as the server would, without loading a
 model: files, configuration, checksums, names, and what hides in a .pt2. Exits
-with 1 if the server would refuse any of it.
+with 1 if the server would refuse any of it. Engines and devices are tried only
+when a model is loaded.
 """
 
 
