@@ -30,7 +30,6 @@ from offramp_server.workers.allocator import tune_allocator
 
 # What calls get to see their answer off once nothing is left to compute. Seconds.
 STOP_GRACE_SECONDS = 1.0
-LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 log = logging.getLogger("offramp.server")
 
@@ -38,7 +37,7 @@ log = logging.getLogger("offramp.server")
 def run(repository: Path, settings: Settings) -> int:
     """Serve until a signal says stop; the process's exit code. Raises ConfigurationError before anything is served."""
     tune_allocator()
-    log_control = logs.install(LOG_LEVELS[settings.logging.level], settings.logging.format)
+    log_control = logs.install(logs.LEVELS[settings.logging.level], settings.logging.format)
     with asyncio.Runner(loop_factory=_event_loop()) as runner:
         return runner.run(_serve(repository, settings, log_control))
 

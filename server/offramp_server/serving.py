@@ -71,7 +71,7 @@ class Serving:
             if strategy is not None:
                 return await self._infer_route(strategy, request)
             model = self._models.get(request.model, request.version)
-            outputs = await self._infer_model(model, request, request.outputs)
+            outputs = await self._infer_model(model, request)
             return InferResponse(model.spec.name, str(model.spec.version), request.id, outputs)
         finally:
             self._admission.release()
@@ -107,7 +107,7 @@ class Serving:
             decision = strategy.begin(request.parameters)
             while isinstance(decision, Run):
                 model = self._models.get(decision.model.name, decision.model.version)
-                outputs = await self._infer_model(model, request, request.outputs)
+                outputs = await self._infer_model(model, request)
                 ran.append(f"{model.spec.name}:{model.spec.version}")
                 decision = strategy.resume(decision, outputs)
         except RouteRefused as error:
@@ -115,7 +115,7 @@ class Serving:
         assert isinstance(decision, RouteAnswer)
         return decision.outputs, ran
 
-    async def _infer_model(self, model: LoadedModel, request: InferRequest, wanted: Sequence[str]) -> list[Tensor]:
+    async def _infer_model(self, model: LoadedModel, request: InferRequest) -> list[Tensor]:
         started = time.monotonic_ns()
         stats = model.lane.stats
         try:
@@ -137,7 +137,7 @@ class Serving:
             time.monotonic_ns() - started,
         )  # fmt: skip
         record_request(model.spec.name, answer.queue_ns, timing.infer_ns)
-        return _named(answer.outputs, model, wanted)
+        return _named(answer.outputs, model, request.outputs)
 
     def _deadline(self, request: InferRequest, model: LoadedModel) -> float | None:
         timeout = model.spec.batching.default_timeout
