@@ -45,7 +45,7 @@ clean: ## Remove what these commands have made
 	rm -rf $(VENV) $(GENERATE_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[server,examples,image]'
+	$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[server,compression]'
 	touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python

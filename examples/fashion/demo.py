@@ -22,8 +22,8 @@ from data import Split, test_sample
 from export import TARGETS, WEIGHTS, ExportError, Target, build_repository
 from numpy.typing import NDArray
 from offramp_client import AsyncClient, OfframpError
+from offramp_common.tables import table
 from offramp_server.cli.load import Measurement, closed_loop
-from offramp_server.cli.tables import table
 
 DEFAULT_REPOSITORY = Path("build") / "fashion-repository"
 CALLERS = 8

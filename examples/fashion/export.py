@@ -99,7 +99,7 @@ def export_onnx(model: nn.Module, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise ExportError(
-            "exporting to ONNX needs onnxscript; install it with: pip install 'offramp[examples]'"
+            "exporting to ONNX needs onnxscript; install it with: pip install 'offramp[compression]'"
         ) from None
     batch = torch.export.Dim("batch", min=1, max=LARGEST_EXPORTED_BATCH)
     with _exporter_noise_hidden():

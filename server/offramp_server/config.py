@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
+from offramp_common.toml_schema import between, bind, matches, read_toml, unknown_key
+
 from offramp_server.errors import ConfigurationError
-from offramp_server.toml_schema import between, bind, matches, read_toml, unknown_key
 
 ENVIRONMENT_PREFIX = "OFFRAMP_"
 

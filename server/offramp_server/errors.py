@@ -5,13 +5,8 @@ A message says what was wrong and what would be right. It reaches the caller, ex
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-
-class OfframpError(Exception):
-    """Root of the tree. `reason` is its name in metrics and logs."""
-
-    reason: ClassVar[str] = "internal"
+from offramp_common.errors import ConfigurationError as ConfigurationError
+from offramp_common.errors import OfframpError as OfframpError
 
 
 class InvalidRequest(OfframpError):
@@ -84,10 +79,6 @@ class ModelFailed(OfframpError):
 
 class InternalError(OfframpError):
     """A defect of ours. The caller sees an id, the log has the rest."""
-
-
-class ConfigurationError(OfframpError):
-    """A file or an option cannot be used as written. Names the file, the key, and what would be right."""
 
 
 class LoadError(OfframpError):

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from offramp_adapters.routes.strategy import Answer as RouteAnswer
 from offramp_adapters.routes.strategy import RouteRefused, Run, Strategy
+from offramp_common.text import quoted
 from open_inference.tensor import Tensor
 
 from offramp_server import describe
@@ -25,7 +26,6 @@ from offramp_server.scheduling.admission import Admission
 from offramp_server.scheduling.work import DEFAULT_PRIORITY, Work
 from offramp_server.telemetry.stats import Stats
 from offramp_server.telemetry.tracing import record_request
-from offramp_server.text import quoted
 from offramp_server.validation import Limits, validate
 from offramp_server.workers.backend import LoadedModel
 

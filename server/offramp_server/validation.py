@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import numpy as np
+from offramp_common.text import did_you_mean, quoted
 from open_inference.tensor import ITEM_SIZES, Buffer, Tensor, decode_bytes, skip_bytes
 
 from offramp_server.errors import InvalidRequest
 from offramp_server.inference import InferRequest
 from offramp_server.model_spec import VARIABLE, TensorSpec
-from offramp_server.text import did_you_mean, quoted
 
 # The shapes of one item of every input; requests may share a batch only if they are equal.
 ShapeKey: TypeAlias = tuple[tuple[int, ...], ...]

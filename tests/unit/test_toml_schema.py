@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from offramp_common.toml_schema import between, bind, every, matches, one_of, read_toml
 from offramp_server.errors import ConfigurationError
-from offramp_server.toml_schema import between, bind, every, matches, one_of, read_toml
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from offramp_client import InferResult
+from offramp_common.tables import table
 from open_inference.tensor import Array, datatype_of
-
-from offramp_server.cli.tables import table
 
 # Values of one output that are printed; --json prints all.
 SHOWN_VALUES = 64

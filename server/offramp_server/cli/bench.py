@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from offramp_client import AsyncClient
+from offramp_common.tables import line
 
 from offramp_server.cli import declared
 from offramp_server.cli.commands import Commands
@@ -18,7 +19,6 @@ from offramp_server.cli.connection import connect, connect_async, server_options
 from offramp_server.cli.failures import Refused
 from offramp_server.cli.load import Call, Measurement, closed_loop, open_loop
 from offramp_server.cli.samples import VARIABLE_LENGTH, Inputs, random_inputs
-from offramp_server.cli.tables import line
 
 DESCRIPTION = """\
 Send made-up requests to a model or route for a while, and print answers per

@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 import json
 
+from offramp_common.tables import table
+
 from offramp_server.cli.commands import Commands
 from offramp_server.cli.connection import call_timeout, connect, server_options
-from offramp_server.cli.tables import table
 
 
 def add_to(commands: Commands) -> None:

@@ -7,9 +7,10 @@ import hashlib
 import secrets
 import sys
 
+from offramp_common.toml_schema import bind
+
 from offramp_server.cli.commands import Commands
 from offramp_server.config import TokenSettings
-from offramp_server.toml_schema import bind
 
 TOKEN_BYTES = 32
 DESCRIPTION = """\

@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from offramp_common.text import quoted
+
 from offramp_server.errors import ConfigurationError, LoadError, NotFound
-from offramp_server.text import quoted
 
 MODEL_TOML = "model.toml"
 ROUTE_TOML = "route.toml"

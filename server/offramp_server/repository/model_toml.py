@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+from offramp_common.toml_schema import Rule, between, bind, every, matches, one_of, read_toml
 from open_inference.tensor import DATATYPES
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.model_spec import BatchingSettings, EngineSettings, WarmupSettings
-from offramp_server.toml_schema import Rule, between, bind, every, matches, one_of, read_toml
 
 _TensorName = Annotated[str, matches(r"[^\s\x00-\x1f\x7f]{1,256}", "a name of at most 256 characters without spaces")]
 _Dims = Annotated[tuple[int, ...], every(Rule("at least 1, or -1 where it varies", lambda dim: dim == -1 or dim >= 1))]

@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
+from offramp_common.text import quoted
+
 from offramp_server.endpoints import IndexEntry
 from offramp_server.errors import NotFound, OfframpError, Unavailable
 from offramp_server.model_spec import ModelSpec
 from offramp_server.telemetry.stats import Stats
-from offramp_server.text import quoted
 from offramp_server.workers.backend import LoadedModel
 
 READY, LOADING, UNLOADING, UNAVAILABLE = "READY", "LOADING", "UNLOADING", "UNAVAILABLE"

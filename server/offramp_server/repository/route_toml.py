@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from offramp_adapters.routes.single import Single
 from offramp_adapters.routes.strategy import ModelRef, Strategy
+from offramp_common.toml_schema import between, bind, matches, read_toml
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.repository.layout import MODEL_FILES, MODEL_TOML, ROUTE_TOML
-from offramp_server.toml_schema import between, bind, matches, read_toml
 
 _LATER_KINDS = ("ensemble", "early_exit", "split")
 

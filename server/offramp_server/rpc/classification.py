@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from offramp_common.text import quoted
 from open_inference.tensor import BYTES, Array, Tensor, encode_bytes
 
 from offramp_server.errors import InvalidRequest
-from offramp_server.text import quoted
 
 
 def classify(scores: Tensor, count: int, labels: Sequence[str], *, batched: bool) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from offramp_common.text import quoted
 from open_inference import raw_contents
 from open_inference.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from open_inference.tensor import Buffer, Tensor
@@ -18,7 +19,6 @@ from offramp_server.rpc import classification, contents
 from offramp_server.rpc.parameters import count, flag, read_parameter, write_parameters
 from offramp_server.rpc.shared_memory import Region, SharedMemory
 from offramp_server.rpc.wire import ReceivedRequest
-from offramp_server.text import quoted
 from offramp_server.validation import Limits
 
 FINAL_RESPONSE_REQUESTED = "triton_enable_empty_final_response"

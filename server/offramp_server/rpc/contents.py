@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from types import MappingProxyType
 
 import numpy as np
+from offramp_common.text import quoted
 from open_inference.grpc_predict_v2_pb2 import InferTensorContents
 from open_inference.tensor import BYTES, NUMPY_TYPES, Array, Tensor, decode_bytes, encode_bytes
 
 from offramp_server.errors import InvalidRequest
-from offramp_server.text import quoted
 
 # FP16 and BF16 have none.
 FIELDS = MappingProxyType(

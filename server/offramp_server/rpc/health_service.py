@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from grpc_health.v1 import health_pb2
+from offramp_common.text import quoted
 
 from offramp_server.errors import NotFound
 from offramp_server.rpc.health_board import Health, HealthBoard
-from offramp_server.text import quoted
 from offramp_server.transport.interface import CallContext, Service
 
 _STATUS = health_pb2.HealthCheckResponse

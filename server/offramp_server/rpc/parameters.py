@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from offramp_common.text import quoted
 from open_inference.grpc_predict_v2_pb2 import InferParameter
 
 from offramp_server.errors import InvalidRequest
 from offramp_server.inference import ParameterValue
-from offramp_server.text import quoted
 
 _MAX_INT64 = 2**63 - 1
 

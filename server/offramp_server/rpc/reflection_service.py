@@ -15,10 +15,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection_pb2
+from offramp_common.text import quoted
 
 from offramp_server.errors import InvalidRequest, NotFound
 from offramp_server.rpc.status import failure_of
-from offramp_server.text import quoted
 from offramp_server.transport.interface import CallContext, Service
 
 _ALPHA = "grpc.reflection.v1alpha"

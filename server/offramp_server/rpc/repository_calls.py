@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from offramp_common.text import quoted
 from open_inference import grpc_predict_v2_pb2 as pb
 
 from offramp_server.errors import InvalidRequest, NotFound, NotSupported
@@ -12,7 +13,6 @@ from offramp_server.rpc.model_config import config_message, metadata_message
 from offramp_server.rpc.ports import Serving
 from offramp_server.rpc.statistics import statistics_message
 from offramp_server.telemetry.stats import ModelStats
-from offramp_server.text import quoted
 from offramp_server.transport.interface import CallContext
 
 _READY = "READY"

@@ -6,11 +6,11 @@ import base64
 from types import MappingProxyType
 
 from offramp.v1 import route_service_pb2 as pb
+from offramp_common.text import quoted
 
 from offramp_server.endpoints import RouteInfo
 from offramp_server.errors import InvalidRequest
 from offramp_server.rpc.ports import Serving
-from offramp_server.text import quoted
 from offramp_server.transport.interface import CallContext, Service
 
 _COLLECTION = "routes/"

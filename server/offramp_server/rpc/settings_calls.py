@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from offramp_common.text import did_you_mean, quoted
 from open_inference import grpc_predict_v2_pb2 as pb
 
 from offramp_server.errors import InvalidRequest, NotSupported
 from offramp_server.rpc.ports import LogControl, TraceControl
-from offramp_server.text import did_you_mean, quoted
 from offramp_server.transport.interface import CallContext
 
 # From the most to the least that is logged. Triton has a switch for each level, here the lowest one that is on counts.

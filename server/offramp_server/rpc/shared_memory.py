@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from offramp_common.text import quoted
 from open_inference.tensor import Buffer
 
 from offramp_server.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
-from offramp_server.text import quoted
 
 DIRECTORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 MAX_REGIONS = 256

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from offramp_server.errors import ConfigurationError
+from offramp_common.errors import ConfigurationError
 
 T = TypeVar("T")
 

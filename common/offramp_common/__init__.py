@@ -1,0 +1,1 @@
+"""What the server and the compression library both need, and that knows nothing of either."""
