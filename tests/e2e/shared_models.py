@@ -19,10 +19,11 @@ from model_files import (
     write_identity_onnx,
     write_linear_onnx,
 )
-from model_repository import write_spin
 
 EAGER = '[engine]\nbackend = "torch-eager"\n'
 LABELS = ("cat", "dog", "owl")
+# FP32[-1, 4], x -> y. A request that its client gives up may be counted at any later time: nobody reads its counters.
+GIVEN_UP = "given_up"
 # In the order of the arguments and results of "every_type".
 TORCH_TYPES = {
     "BOOL": torch.bool,
@@ -50,8 +51,8 @@ def write_shared(folder: Path) -> None:
     write_labelled(folder)
     # No batch dimension, for the first one does not vary.
     write_identity_onnx(folder / "unbatched" / "1" / "model.onnx", "FP32", [2, "n"])
-    # About a second of computing on an idle core.
-    write_spin(folder, "slow", rounds=5000, config="[warmup]\niterations = 0\n")
+    write_identity_onnx(folder / "expires" / "1" / "model.onnx")
+    write_identity_onnx(folder / GIVEN_UP / "1" / "model.onnx")
     _write_pt2(folder)
 
 

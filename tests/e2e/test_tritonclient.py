@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,16 +15,17 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from eventually import eventually
+from eventually import PATIENCE, eventually
 from metrics_page import metric
-from server_process import ServerProcess
-from shared_models import LABELS
+from model_files import write_identity_onnx
+from server_process import ServerProcess, serving
+from shared_models import GIVEN_UP, LABELS
 from triton_calls import WIDTH, add_sub, check_add_sub, operands, tensor
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 MODELS = ["add_sub_pt2", "add_sub_onnx"]
-SECONDS = 60
+ROW = tensor("x", np.zeros((1, 4), np.float32), "FP32")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_callbacks_get_their_results(client: triton.InferenceServerClient, model
 
     client.async_infer(model, add_sub(left, right), callback=lambda result, error: answers.put((result, error)))
 
-    result, error = answers.get(timeout=SECONDS)
+    result, error = answers.get(timeout=PATIENCE)
     assert error is None
     check_add_sub(result, left, right)
 
@@ -115,7 +117,7 @@ def test_typed_contents_are_answered_with_typed_contents(stub: Any, model: str) 
         entry = request.inputs.add(name=name, datatype="INT32", shape=values.shape)
         entry.contents.int_contents.extend(values.ravel().tolist())
 
-    response = stub.ModelInfer(request, timeout=SECONDS)
+    response = stub.ModelInfer(request, timeout=PATIENCE)
 
     assert not response.raw_output_contents
     answers = {output.name: list(output.contents.int_contents) for output in response.outputs}
@@ -150,20 +152,22 @@ def test_a_priority_and_a_generous_timeout_change_nothing_on_an_idle_server(
     client: triton.InferenceServerClient, model: str
 ) -> None:
     left, right = operands()
-    timeout = SECONDS * 1_000_000
+    timeout = int(PATIENCE * 1_000_000)
     check_add_sub(client.infer(model, add_sub(left, right), priority=2, timeout=timeout), left, right)
 
 
-def test_a_request_is_told_when_its_timeout_has_passed(client: triton.InferenceServerClient) -> None:
-    slow = [tensor("x", np.zeros((1, 4), np.float32), "FP32")]
-    failures = client.get_inference_statistics("slow").model_stats[0].inference_stats.fail.count
+def test_a_request_is_told_when_its_timeout_has_passed(
+    server: ServerProcess, client: triton.InferenceServerClient
+) -> None:
+    failures = client.get_inference_statistics("expires").model_stats[0].inference_stats.fail.count
 
-    assert refusal(client, "slow", slow, timeout=20_000) == (
-        "StatusCode.DEADLINE_EXCEEDED",
-        "the request's deadline passed before its answer was ready",
-    )
+    with server.computing_nothing():
+        assert refusal(client, "expires", [ROW], timeout=20_000) == (
+            "StatusCode.DEADLINE_EXCEEDED",
+            "the request's deadline passed before its answer was ready",
+        )
 
-    assert client.get_inference_statistics("slow").model_stats[0].inference_stats.fail.count == failures + 1
+    assert client.get_inference_statistics("expires").model_stats[0].inference_stats.fail.count == failures + 1
 
 
 def test_classes_with_labels_come_instead_of_scores(client: triton.InferenceServerClient) -> None:
@@ -212,38 +216,46 @@ def test_a_wrong_shape_is_answered_with_the_right_one(client: triton.InferenceSe
     )
 
 
-def test_the_clients_own_deadline_ends_the_call(client: triton.InferenceServerClient) -> None:
-    slow = [tensor("x", np.zeros((1, 4), np.float32), "FP32")]
-    status, _ = refusal(client, "slow", slow, client_timeout=0.05)
+def test_the_clients_own_deadline_ends_the_call(server: ServerProcess, client: triton.InferenceServerClient) -> None:
+    with server.computing_nothing():
+        status, _ = refusal(client, GIVEN_UP, [ROW], client_timeout=0.05)
     assert status == "StatusCode.DEADLINE_EXCEEDED"
 
 
-async def test_a_cancelled_call_is_taken_back_on_the_server(
-    server: ServerProcess, client: triton.InferenceServerClient, aio: triton_aio.InferenceServerClient
-) -> None:
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """Whose counters and gauges tell of nobody else's requests. It has worker processes and the model "held"."""
+    write_identity_onnx(tmp_path / "held" / "1" / "model.onnx")
+    with serving(tmp_path) as server:
+        yield server
+
+
+async def test_a_cancelled_call_is_taken_back_on_the_server(own_server: ServerProcess) -> None:
     def cancelled() -> float:
-        return metric(server, "offramp_requests_total", model="slow", status="cancelled")
+        return metric(own_server, "offramp_requests_total", model="held", status="cancelled")
 
     def in_flight() -> float:
-        return metric(server, "offramp_requests_in_flight")
+        return metric(own_server, "offramp_requests_in_flight")
 
-    slow = [tensor("x", np.zeros((1, 4), np.float32), "FP32")]
-    await eventually(lambda: in_flight() == 0)
-    before = cancelled()
+    with own_server.computing_nothing():
+        async with triton_aio.InferenceServerClient(own_server.grpc) as aio:
+            task = asyncio.create_task(aio.infer("held", [ROW]))
+            await eventually(lambda: in_flight() == 1)
+            task.cancel()
+            await eventually(lambda: cancelled() == 1)
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
-    task = asyncio.create_task(aio.infer("slow", slow))
-    await eventually(lambda: in_flight() == 1)
-    task.cancel()
-    await eventually(lambda: cancelled() == before + 1)
-
-    outcome: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    call = client.async_infer("slow", slow, callback=lambda result, error: outcome.put((result, error)))
-    await eventually(lambda: in_flight() == 1)
-    call.cancel()
-    await eventually(lambda: cancelled() == before + 2)
-    result, error = await asyncio.to_thread(outcome.get, timeout=SECONDS)
-    assert result is None
-    assert error.status() == "StatusCode.CANCELLED"
+        outcome: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        with triton.InferenceServerClient(own_server.grpc) as client:
+            call = client.async_infer("held", [ROW], callback=lambda result, error: outcome.put((result, error)))
+            await eventually(lambda: in_flight() == 1)
+            call.cancel()
+            await eventually(lambda: cancelled() == 2)
+            result, error = await asyncio.to_thread(outcome.get, timeout=PATIENCE)
+        assert result is None
+        assert error.status() == "StatusCode.CANCELLED"
+        assert in_flight() == 0
 
 
 # What there is
@@ -344,10 +356,10 @@ def test_a_stream_answers_both_models_in_order_and_survives_errors(server: Serve
         client.async_stream_infer("nobody", add_sub(*pairs[0]), request_id="lost")
         for number, pair in enumerate(pairs):
             client.async_stream_infer(MODELS[number % 2], add_sub(*pair), request_id=str(number))
-        _, error = answers.get(timeout=SECONDS)
+        _, error = answers.get(timeout=PATIENCE)
         assert '"nobody"' in error.message()
         for number, pair in enumerate(pairs):
-            result, error = answers.get(timeout=SECONDS)
+            result, error = answers.get(timeout=PATIENCE)
             assert error is None
             assert result.get_response().id == str(number)
             check_add_sub(result, *pair)
@@ -447,6 +459,6 @@ assert "torch" not in sys.modules
 
 def test_our_client_our_server_and_tritons_client_share_a_process(server: ServerProcess) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TOGETHER, server.grpc], capture_output=True, text=True, timeout=SECONDS, check=False
+        [sys.executable, "-c", TOGETHER, server.grpc], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from eventually import eventually
+from eventually import eventually_here
 from model_repository import write_add_sub
 from offramp_server.app import Server
 from offramp_server.config import RepositorySettings, ServerSettings, Settings, WorkerSettings
@@ -58,7 +58,7 @@ async def test_a_watched_repository_is_followed_without_being_asked(repository: 
     write_add_sub(repository)
     async with running(repository, poll_interval=0.01) as server:
         write_add_sub(repository, version=2)
-        await eventually(lambda: server.core.models.versions("add_sub") == ("2",))
+        await eventually_here(lambda: server.core.models.versions("add_sub") == ("2",))
 
 
 async def test_a_folder_may_turn_from_a_model_into_a_route_and_back(repository: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from eventually import eventually
+from eventually import eventually_here
 
 
 class Traffic:
@@ -22,7 +22,7 @@ class Traffic:
     async def more(self, calls: int) -> None:
         """Return once that many further calls were answered."""
         wanted = self.answered + calls
-        await eventually(lambda: self.answered >= wanted or any(task.done() for task in self._tasks))
+        await eventually_here(lambda: self.answered >= wanted or any(task.done() for task in self._tasks))
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._repeat()) for _ in range(self._callers)]
