@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from eventually import eventually
+from eventually import PATIENCE, eventually
 from metrics_page import metric
 from model_files import export_add_sub, export_linear, write_add_sub_onnx, write_linear_onnx
 from offramp_client import Client, aio, errors
@@ -20,14 +20,13 @@ from server_process import ServerProcess, serving
 from shared_models import EAGER, make_hostile, write_manifest
 from traffic import Traffic
 
-SECONDS = 60
 ROW = np.arange(16, dtype=np.int32).reshape(1, 16)
 OPERANDS = {"INPUT0": ROW, "INPUT1": ROW}
 
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[Client]:
-    with Client(server.grpc, timeout=SECONDS) as client:
+    with Client(server.grpc, timeout=PATIENCE) as client:
         yield client
 
 
@@ -60,7 +59,7 @@ def test_a_variable_dimension_has_the_bounds_of_the_export_and_is_the_same_every
 
 
 async def test_requests_of_different_lengths_do_not_disturb_each_other(server: ServerProcess) -> None:
-    async with aio.Client(server.grpc, timeout=SECONDS) as client:
+    async with aio.Client(server.grpc, timeout=PATIENCE) as client:
 
         async def call(length: int) -> None:
             tokens = np.full((1, length, 4), length, np.float32)
@@ -125,7 +124,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     (repository / "misspelt" / "model.toml").write_text("max_bach_size = 4\n")
     (repository / "empty" / "1").mkdir(parents=True)
     write_unknown_operator(repository / "unrunnable" / "1" / "model.onnx")
-    with serving(repository, ["--in-process"]) as server, Client(server.grpc, timeout=SECONDS) as client:
+    with serving(repository, ["--in-process"]) as server, Client(server.grpc, timeout=PATIENCE) as client:
         yield Mixed(server, client, repository, marker)
 
 
@@ -186,7 +185,7 @@ async def test_killing_a_torch_worker_under_load_fails_no_request(tmp_path: Path
     with (tmp_path / "add_sub" / "model.toml").open("a") as toml:
         toml.write(EAGER)
     with serving(tmp_path) as server:
-        async with aio.Client(server.grpc, timeout=10) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
 
             async def call() -> None:
                 result = await client.infer("add_sub", OPERANDS)
@@ -194,8 +193,8 @@ async def test_killing_a_torch_worker_under_load_fails_no_request(tmp_path: Path
 
             async with Traffic(call, callers=8) as traffic:
                 await traffic.more(50)
-                await eventually(lambda: metric(server, "offramp_workers", state="standby") == 1, seconds=120)
-                os.kill(min(server.worker_pids()), signal.SIGKILL)
+                await eventually(lambda: metric(server, "offramp_workers", state="standby") == 1)
+                os.kill(server.worker_pids()[0], signal.SIGKILL)
                 await eventually(lambda: metric(server, "offramp_worker_restarts_total", reason="signal_9") == 1)
                 await traffic.more(200)
         assert metric(server, "offramp_requests_total", model="add_sub", status="ok") == traffic.answered

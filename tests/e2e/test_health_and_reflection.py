@@ -14,19 +14,18 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from eventually import eventually
+from eventually import PATIENCE, eventually
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from metrics_page import metric
-from model_repository import write_spin
+from model_files import write_identity_onnx
 from offramp_client import RetryPolicy, aio, errors
 from server_process import ServerProcess, serving
 
 HEALTH = health_pb2.HealthCheckResponse
 SERVICES = ["inference.GRPCInferenceService", "offramp.v1.RouteService", "grpc.health.v1.Health"]
-SECONDS = 60
 
 
 def asked(service: str) -> Any:
@@ -34,14 +33,14 @@ def asked(service: str) -> Any:
 
 
 async def status(stub: Any, service: str = "") -> str:
-    return str(HEALTH.ServingStatus.Name((await stub.Check(asked(service), timeout=SECONDS)).status))
+    return str(HEALTH.ServingStatus.Name((await stub.Check(asked(service), timeout=PATIENCE)).status))
 
 
 class Watch:
     """The answers of Health.Watch, one by one."""
 
     def __init__(self, stub: Any, service: str = "") -> None:
-        self._call = stub.Watch(asked(service), timeout=3 * SECONDS)
+        self._call = stub.Watch(asked(service), timeout=PATIENCE)
 
     async def next(self) -> str:
         return str(HEALTH.ServingStatus.Name((await self._call.read()).status))
@@ -73,7 +72,7 @@ async def test_a_name_that_nobody_knows_is_not_found(stub: Any) -> None:
 async def test_a_watch_sees_a_model_go_and_come(server: ServerProcess, stub: Any) -> None:
     watch = Watch(stub, "comes_and_goes")
     assert await watch.next() == "SERVING"
-    async with aio.Client(server.grpc, timeout=SECONDS) as client:
+    async with aio.Client(server.grpc, timeout=PATIENCE) as client:
         await client.unload_model("comes_and_goes")
         assert await watch.next() == "NOT_SERVING"
         assert await status(stub, "comes_and_goes") == "NOT_SERVING"
@@ -91,30 +90,32 @@ async def test_a_watch_of_an_unknown_name_says_so_and_stays(stub: Any) -> None:
 
 
 async def test_sigterm_turns_health_first_and_closes_the_port_last(tmp_path: Path) -> None:
-    # Seconds of computing, which the drain has to wait for.
-    write_spin(tmp_path, "slow", rounds=20_000, config="[warmup]\niterations = 0\n")
-    with serving(tmp_path, ["--in-process"]) as server:
+    write_identity_onnx(tmp_path / "held" / "1" / "model.onnx")
+    row = {"x": np.ones((1, 4), np.float32)}
+    with serving(tmp_path, environment={"OFFRAMP_SERVER__DRAIN_TIMEOUT": str(PATIENCE)}) as server:
         async with (
             grpc.aio.insecure_channel(server.grpc) as channel,
-            aio.Client(server.grpc, timeout=SECONDS, retries=RetryPolicy(max_attempts=1)) as client,
+            aio.Client(server.grpc, timeout=PATIENCE, retries=RetryPolicy(max_attempts=1)) as client,
         ):
-            watches = [Watch(health_pb2_grpc.HealthStub(channel), name) for name in ("", "slow", SERVICES[0])]
+            watches = [Watch(health_pb2_grpc.HealthStub(channel), name) for name in ("", "held", SERVICES[0])]
             assert [await watch.next() for watch in watches] == ["SERVING"] * 3
-            request = asyncio.create_task(client.infer("slow", {"x": np.ones((1, 4), np.float32)}))
-            await eventually(lambda: metric(server, "offramp_requests_in_flight") == 1)
+            # The drain has to wait for a request, which has to wait for us.
+            with server.computing_nothing():
+                request = asyncio.create_task(client.infer("held", row))
+                await eventually(lambda: metric(server, "offramp_requests_in_flight") == 1)
 
-            server.process.send_signal(signal.SIGTERM)
-            assert [await watch.next() for watch in watches] == ["NOT_SERVING"] * 3
-            # The port is open still: a new connection is answered, and told the same.
-            async with grpc.aio.insecure_channel(server.grpc, [("grpc.use_local_subchannel_pool", 1)]) as fresh:
-                assert await status(health_pb2_grpc.HealthStub(fresh)) == "NOT_SERVING"
-            assert (await asyncio.to_thread(get, server, "/readyz"))[:2] == (503, "draining\n")
-            assert (await asyncio.to_thread(get, server, "/livez"))[0] == 200
-            with pytest.raises(errors.Unavailable, match="draining"):
-                await client.infer("slow", {"x": np.ones((1, 4), np.float32)})
+                server.process.send_signal(signal.SIGTERM)
+                assert [await watch.next() for watch in watches] == ["NOT_SERVING"] * 3
+                # The port is open still: a new connection is answered, and told the same.
+                async with grpc.aio.insecure_channel(server.grpc, [("grpc.use_local_subchannel_pool", 1)]) as fresh:
+                    assert await status(health_pb2_grpc.HealthStub(fresh)) == "NOT_SERVING"
+                assert (await asyncio.to_thread(get, server, "/readyz"))[:2] == (503, "draining\n")
+                assert (await asyncio.to_thread(get, server, "/livez"))[0] == 200
+                with pytest.raises(errors.Unavailable, match="draining"):
+                    await client.infer("held", row)
 
             assert (await request)["y"].tolist() == [[1.0] * 4]
-            assert await asyncio.to_thread(server.process.wait, SECONDS) == 0
+            assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
 
 
 # Reflection
@@ -154,7 +155,7 @@ def test_a_client_without_proto_files_infers(server: ServerProcess, pool: Descri
             request_serializer=request_class.SerializeToString,
             response_deserializer=response_class.FromString,
         )
-        response: Any = call(request, timeout=SECONDS)
+        response: Any = call(request, timeout=PATIENCE)
 
     assert list(response.outputs[0].contents.int_contents) == [2 * value for value in range(16)]
 
@@ -166,7 +167,7 @@ def get(server: ServerProcess, path: str, method: str = "GET") -> tuple[int, str
     """Status, text and content type."""
     request = urllib.request.Request(f"http://{server.http}{path}", method=method)
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode(), answer.headers["Content-Type"]
     except urllib.error.HTTPError as error:
         with error:
