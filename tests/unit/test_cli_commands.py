@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from model_files import write_identity_onnx
 from offramp_client import TLS
+from offramp_common.extras import MissingExtra, needs_extra
 from offramp_server.cli import connection
-from offramp_server.cli.failures import UsageError, needs_extra
+from offramp_server.cli.failures import UsageError
 from offramp_server.cli.main import build_parser, main
 from offramp_server.config import Settings, load_settings
 
@@ -145,7 +146,7 @@ class TestServe:
 
 class TestMissingExtras:
     def test_are_named_with_the_command_that_installs_them(self) -> None:
-        with pytest.raises(UsageError, match=r"offramp serve needs aiohttp; .* pip install 'offramp\[server\]'"):  # noqa: SIM117
+        with pytest.raises(MissingExtra, match=r"offramp serve needs aiohttp; .* pip install 'offramp\[server\]'"):  # noqa: SIM117
             with needs_extra("server", "offramp serve"):
                 raise ModuleNotFoundError("No module named 'aiohttp'", name="aiohttp")
 

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from offramp_common.extras import needs_extra
+
 from offramp_server.cli.commands import Commands
-from offramp_server.cli.failures import needs_extra
 
 DESCRIPTION = """\
 Read every folder of a model repository as the server would, without loading a

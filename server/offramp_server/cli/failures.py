@@ -24,14 +24,3 @@ def usage_errors() -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise UsageError(f"{where}{error.strerror or error}") from error
-
-
-@contextmanager
-def needs_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Imports inside belong to an extra: where one is missing, say which to install."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("offramp"):
-            raise
-        raise UsageError(f"{purpose} needs {error.name}; install it with: pip install 'offramp[{extra}]'") from error

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from offramp_common.extras import needs_extra
 from open_inference.tensor import Array
 
-from offramp_server.cli.failures import UsageError, needs_extra
+from offramp_server.cli.failures import UsageError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 FLOATING = frozenset({"FP16", "FP32", "FP64", "BF16"})

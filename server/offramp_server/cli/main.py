@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from offramp_client.errors import OfframpError as ServerError
+from offramp_common.errors import OfframpError
+from offramp_compression.cli import COMMANDS as COMPRESSION
 
 from offramp_server.cli import bench, check, infer, models, serve, token
 from offramp_server.cli.failures import Refused, UsageError
-from offramp_server.errors import ConfigurationError
 
 OK, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Here, where a reader that has gone away can still be dealt with.
         sys.stdout.flush()
         return status
-    except (UsageError, ConfigurationError) as error:
+    except (UsageError, OfframpError) as error:
         return _fail(f"error: {error}", USAGE)
     except ServerError as error:
         return _fail(f"{error.code}: {error}", REFUSED)
@@ -48,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="offramp",
-        description="Serve models over gRPC, and talk to a server.",
+        description="Serve models over gRPC, talk to a server, and make smaller models out of good ones.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"offramp {version('offramp')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (serve, check, models, infer, bench, token):
+    for command in (serve, check, models, infer, bench, token, *COMPRESSION):
         command.add_to(commands)
     return parser
 

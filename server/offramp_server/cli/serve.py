@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from offramp_common.extras import needs_extra
+
 from offramp_server.cli.commands import Commands
-from offramp_server.cli.failures import needs_extra
 from offramp_server.config import load_settings
 
 DESCRIPTION = """\

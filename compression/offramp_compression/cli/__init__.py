@@ -1,0 +1,7 @@
+"""The commands of `offramp` that make and judge students. Each module imports torch only when its command runs."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+COMMANDS: tuple[ModuleType, ...] = ()

@@ -1,0 +1,51 @@
+"""Labelled texts, and their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp_compression.data.dataset import Dataset
+from offramp_compression.errors import DataError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextData:
+    """N texts with `labels` (int64 [N]), positions in `class_names`."""
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def encode(texts: TextData, tokenizer: Tokenizer, max_length: int) -> Dataset:
+    """Token ids and attention mask of every text, int64 [N, L] each, cut to at most `max_length` tokens.
+
+    L is the length of the longest text after cutting; shorter ones are padded with the tokenizer's padding token,
+    or with 0 if it has none, under a mask of 0. The tokenizer's own truncation and padding are set aside.
+    Raises DataError for a `max_length` below 1 and for a text without any token.
+    """
+    if max_length < 1:
+        raise DataError(f"a text cannot be cut to {max_length} tokens; expected at least 1")
+    padding = (tokenizer.padding or {}).get("pad_id", 0)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    encodings = tokenizer.encode_batch(list(texts.texts))
+    lengths = np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
+    if (lengths == 0).any():
+        raise DataError(
+            f"text {int(np.argmin(lengths))} has no token in this vocabulary; expected at least one in every text"
+        )
+    mask = (np.arange(lengths.max(initial=0)) < lengths[:, None]).astype(np.int64)
+    ids = np.full(mask.shape, padding, dtype=np.int64)
+    ids[mask == 1] = np.concatenate([encoding.ids for encoding in encodings])
+    return Dataset((ids, mask), texts.labels, texts.class_names)

@@ -1,0 +1,24 @@
+"""The kinds of structural change that a blueprint may name.
+
+Each takes a freshly built network and the edit's arguments, changes the structure in place or returns another module,
+and needs no weights: those come from the model file afterwards. Modules that are listed here must import neither
+`blueprint` nor `network`, which stand above this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from offramp_compression.resize import resize
+
+ApplyEdit: TypeAlias = Callable[[nn.Module, Mapping[str, Any]], nn.Module]
+
+EDITS: Mapping[str, ApplyEdit] = MappingProxyType(
+    {
+        "resize": resize,
+    }
+)

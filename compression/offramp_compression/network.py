@@ -1,0 +1,36 @@
+"""A network with everything that is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from offramp_compression.blueprint import Blueprint
+from offramp_compression.provenance import Provenance
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A `module`, how to build it again, what its classes and its inputs and outputs are called, and its history.
+
+    `input_names` are for forward's arguments in order and `output_names` for its results.
+    """
+
+    module: nn.Module
+    blueprint: Blueprint
+    class_names: tuple[str, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    provenance: Provenance
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of structure and weights: what a child names as its parent."""
+        state = hashlib.sha256(json.dumps(asdict(self.blueprint), sort_keys=True, default=list).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            array = tensor.detach().cpu().contiguous().numpy()
+            state.update(f"{name} {array.dtype.str}{array.shape}".encode())
+            state.update(array.data)
+        return state.hexdigest()
