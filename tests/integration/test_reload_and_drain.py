@@ -6,25 +6,28 @@ import asyncio
 import signal
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from eventually import eventually
+from eventually import PATIENCE, eventually
 from metrics_page import metric
-from model_repository import write_add_sub, write_spin
-from offramp_client import RetryPolicy, aio, errors
+from model_repository import write_add_sub
+from offramp_client import InferResult, RetryPolicy, aio, errors
 from server_process import ServerProcess, serving
 from traffic import Traffic
 
 ROW = np.array([[1, 2, 3, 4]], dtype=np.float32)
 RELOADS = 50
+ONCE = RetryPolicy(max_attempts=1)
 
 
 async def test_fifty_reloads_under_load_fail_no_request_and_do_not_grow_memory(repository: Path) -> None:
     write_add_sub(repository)
     with serving(repository) as server:
-        async with aio.Client(server.grpc, timeout=20) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
             memory = 0
 
             async def call() -> None:
@@ -49,7 +52,7 @@ async def test_fifty_reloads_under_load_fail_no_request_and_do_not_grow_memory(r
 async def test_a_new_version_takes_over_and_a_broken_one_does_not(repository: Path) -> None:
     write_add_sub(repository, version=1, offset=1)
     with serving(repository, ["--in-process"]) as server:
-        async with aio.Client(server.grpc) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
             write_add_sub(repository, version=2, offset=2)
             await client.load_model("add_sub")
             result = await client.infer("add_sub", {"x": ROW})
@@ -65,7 +68,7 @@ async def test_a_new_version_takes_over_and_a_broken_one_does_not(repository: Pa
 async def test_an_unloaded_model_is_gone_and_comes_back_with_a_load(repository: Path) -> None:
     write_add_sub(repository)
     with serving(repository, ["--in-process"]) as server:
-        async with aio.Client(server.grpc, retries=RetryPolicy(max_attempts=1)) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE, retries=ONCE) as client:
             await client.unload_model("add_sub")
             with pytest.raises(errors.NotFound, match="unloaded"):
                 await client.infer("add_sub", {"x": ROW})
@@ -74,53 +77,59 @@ async def test_an_unloaded_model_is_gone_and_comes_back_with_a_load(repository: 
             assert await client.is_model_ready("add_sub")
 
 
+@asynccontextmanager
+async def held_back(server: ServerProcess, requests: int) -> AsyncIterator[list[asyncio.Task[InferResult]]]:
+    """That many requests inside the server, number n of them with rows of n. Their answers cannot come before the block
+    ends."""
+    async with aio.Client(server.grpc, timeout=PATIENCE, retries=ONCE) as client:
+        with server.computing_nothing():
+            running = [asyncio.create_task(client.infer("add_sub", {"x": ROW * n})) for n in range(requests)]
+            await eventually(lambda: metric(server, "offramp_requests_in_flight") == requests)
+            yield running
+        await asyncio.gather(*running, return_exceptions=True)
+
+
 async def test_sigterm_refuses_what_is_new_finishes_what_is_there_and_exits_with_zero(repository: Path) -> None:
-    write_spin(repository, rounds=20_000, config="max_batch_size = 1\n")
-    with serving(repository) as server:
-        async with aio.Client(server.grpc, timeout=60, retries=RetryPolicy(max_attempts=1)) as client:
-            running = [asyncio.create_task(client.infer("spin", {"x": ROW * n})) for n in range(3)]
-            await eventually(lambda: metric(server, "offramp_requests_in_flight") >= 3)
+    write_add_sub(repository)
+    with serving(repository, environment={"OFFRAMP_SERVER__DRAIN_TIMEOUT": str(PATIENCE)}) as server:
+        async with held_back(server, 5) as running, aio.Client(server.grpc, timeout=PATIENCE, retries=ONCE) as client:
             server.process.send_signal(signal.SIGTERM)
             await eventually(lambda: _readyz(server) == 503)
             with pytest.raises(errors.Unavailable, match="drain"):
-                await client.infer("spin", {"x": ROW})
-            for n, result in enumerate(await asyncio.gather(*running)):
-                np.testing.assert_array_equal(result["y"], ROW * n)
-        assert await asyncio.to_thread(server.process.wait, 30) == 0
+                await client.infer("add_sub", {"x": ROW})
+        for n, task in enumerate(running):
+            np.testing.assert_array_equal(task.result()["y"], ROW * n)
+        assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
 
 
-async def test_a_drain_that_takes_too_long_gives_up_with_unavailable(repository: Path, tmp_path: Path) -> None:
-    write_spin(repository, rounds=40_000, config="max_batch_size = 1\n")
-    config = tmp_path / "offramp.toml"
-    config.write_text("[server]\ndrain_timeout = 0.05\n")
-    with serving(repository, [f"--config={config}"]) as server:
-        async with aio.Client(server.grpc, timeout=60, retries=RetryPolicy(max_attempts=1)) as client:
-            running = [asyncio.create_task(client.infer("spin", {"x": ROW})) for _ in range(6)]
-            await eventually(lambda: metric(server, "offramp_queue_items", model="spin") >= 3)
+async def test_a_drain_that_takes_too_long_gives_up_with_unavailable(repository: Path) -> None:
+    write_add_sub(repository)
+    with serving(repository, environment={"OFFRAMP_SERVER__DRAIN_TIMEOUT": "0.05"}) as server:
+        async with held_back(server, 6) as running:
             server.process.send_signal(signal.SIGTERM)
-            outcomes = await asyncio.gather(*running, return_exceptions=True)
-            assert any(isinstance(outcome, errors.Unavailable) for outcome in outcomes)
-        assert await asyncio.to_thread(server.process.wait, 30) == 0
+            for task in running:
+                with pytest.raises(errors.Unavailable):
+                    await task
+            assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
 
 
 async def test_a_second_signal_ends_the_server_at_once(repository: Path) -> None:
-    write_spin(repository, rounds=20_000, config="max_batch_size = 1\n")
-    with serving(repository) as server:
-        async with aio.Client(server.grpc, timeout=60, retries=RetryPolicy(max_attempts=1)) as client:
-            running = [asyncio.create_task(client.infer("spin", {"x": ROW})) for _ in range(100)]
-            await eventually(lambda: metric(server, "offramp_queue_items", model="spin") > 50)
+    write_add_sub(repository)
+    with serving(repository, environment={"OFFRAMP_SERVER__DRAIN_TIMEOUT": str(PATIENCE)}) as server:
+        async with held_back(server, 6) as running:
             server.process.send_signal(signal.SIGINT)
             await eventually(lambda: _readyz(server) == 503)
             server.process.send_signal(signal.SIGINT)
-            # A drain would have computed a hundred requests first.
-            assert await asyncio.to_thread(server.process.wait, 30) == 1
-            outcomes = await asyncio.gather(*running, return_exceptions=True)
-            assert sum(isinstance(outcome, errors.Unavailable) for outcome in outcomes) > 50
+            # A drain would have waited for the requests first.
+            assert await asyncio.to_thread(server.process.wait, PATIENCE) == 1
+            for task in running:
+                with pytest.raises(errors.Unavailable):
+                    await task
 
 
 def _readyz(server: ServerProcess) -> int:
     try:
-        with urllib.request.urlopen(f"http://{server.http}/readyz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{server.http}/readyz", timeout=PATIENCE) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

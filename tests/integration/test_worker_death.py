@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eventually import eventually
+from eventually import PATIENCE, eventually
 from metrics_page import metric
 from model_repository import write_add_sub, write_divide, write_gather
 from offramp_client import aio, errors
@@ -25,7 +25,7 @@ def _int(value: int) -> np.ndarray:
 
 
 async def _wait_for_workers(server: ServerProcess, count: int, without: int = 0) -> list[int]:
-    """The pids once there are `count` workers, `without` not among them."""
+    """The pids, the oldest first, once there are `count` workers, `without` not among them."""
 
     def pids() -> list[int]:
         return [pid for pid in server.worker_pids() if pid != without]
@@ -38,7 +38,7 @@ async def test_killing_workers_under_load_fails_no_request_and_every_restart_is_
     write_add_sub(repository, offset=1)
     kills = 3
     with serving(repository) as server:
-        async with aio.Client(server.grpc, timeout=10) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
 
             async def call() -> None:
                 result = await client.infer("add_sub", {"x": ROW})
@@ -46,7 +46,7 @@ async def test_killing_workers_under_load_fails_no_request_and_every_restart_is_
 
             async with Traffic(call, callers=8) as traffic:
                 for _ in range(kills):
-                    active = min(await _wait_for_workers(server, 2))
+                    active = (await _wait_for_workers(server, 2))[0]
                     os.kill(active, signal.SIGKILL)
                     await _wait_for_workers(server, 2, without=active)
                     await traffic.more(50)
@@ -57,7 +57,7 @@ async def test_killing_workers_under_load_fails_no_request_and_every_restart_is_
 async def test_killing_the_active_worker_and_the_standby_together_fails_no_request(repository: Path) -> None:
     write_add_sub(repository, offset=1)
     with serving(repository) as server:
-        async with aio.Client(server.grpc, timeout=10) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
 
             async def call() -> None:
                 result = await client.infer("add_sub", {"x": ROW})
@@ -74,7 +74,7 @@ async def test_a_request_that_kills_every_worker_it_meets_is_answered_with_an_er
 ) -> None:
     write_divide(repository)
     with serving(repository) as server:
-        async with aio.Client(server.grpc, timeout=30) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
             await _wait_for_workers(server, 2)
             mates = [asyncio.create_task(client.infer("divide", {"a": _int(n * 3), "b": _int(3)})) for n in range(20)]
             with pytest.raises(errors.OfframpError, match="2 attempts"):
@@ -89,7 +89,7 @@ async def test_a_request_that_kills_every_worker_it_meets_is_answered_with_an_er
 async def test_a_request_that_makes_the_model_raise_fails_alone(repository: Path) -> None:
     write_gather(repository)
     with serving(repository, ["--in-process"]) as server:
-        async with aio.Client(server.grpc, timeout=30) as client:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
             indices = [n % 10 for n in range(40)]
             indices[7] = 99
             results = await asyncio.gather(
