@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from client_certificates import Authority
+from eventually import PATIENCE
 
 
 def refusal(repository: Path, *arguments: str) -> str:
@@ -18,7 +19,11 @@ def refusal(repository: Path, *arguments: str) -> str:
     if not any(argument.startswith("--grpc-port") for argument in arguments):
         command.append("--grpc-port=0")
     done = subprocess.run(
-        [*command, "--http-port=0", "--in-process", *arguments], capture_output=True, text=True, timeout=90, check=False
+        [*command, "--http-port=0", "--in-process", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") == 1

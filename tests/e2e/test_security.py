@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from client_certificates import Authority
+from eventually import PATIENCE
 from offramp_client import TLS, Client, RetryPolicy, errors
 from open_inference import grpc_predict_v2_pb2 as pb
 from open_inference.tensor import encode_bytes
@@ -89,7 +90,7 @@ def here(server: ServerProcess) -> str:
 
 
 def connect(server: ServerProcess, tls: TLS | None = None, token: str | None = None) -> Client:
-    return Client(here(server), tls=tls, token=token, timeout=30, retries=ONCE)
+    return Client(here(server), tls=tls, token=token, timeout=PATIENCE, retries=ONCE)
 
 
 # TLS
@@ -183,7 +184,7 @@ def test_settings_are_read_with_any_token_and_changed_as_admin(secure: ServerPro
         call = unary(channel, "LogSettings", pb.LogSettingsResponse)
 
         def log_settings(request: pb.LogSettingsRequest, token: str) -> int:
-            response = call(request, metadata=bearer(token), timeout=30)
+            response = call(request, metadata=bearer(token), timeout=PATIENCE)
             return int(response.settings["log_verbose_level"].uint32_param)
 
         assert log_settings(pb.LogSettingsRequest(), TOKENS["infer"]) == 1
@@ -241,13 +242,13 @@ def text_request(*elements: bytes, **fields: Any) -> pb.ModelInferRequest:
 
 def refusal(infer: Any, request: pb.ModelInferRequest, **options: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
-        infer(request, timeout=30, **options)
+        infer(request, timeout=PATIENCE, **options)
     error: Any = caught.value
     return error.code(), error.details()
 
 
 def test_a_message_over_the_limit_is_refused_with_both_sizes(infer: Any) -> None:
-    infer(text_request(b"x" * (MAX_MESSAGE - 200)), timeout=30)
+    infer(text_request(b"x" * (MAX_MESSAGE - 200)), timeout=PATIENCE)
     request = text_request(b"x" * MAX_MESSAGE)
     code, message = refusal(infer, request)
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -256,7 +257,7 @@ def test_a_message_over_the_limit_is_refused_with_both_sizes(infer: Any) -> None
 
 
 def test_metadata_over_the_limit_is_refused(infer: Any) -> None:
-    infer(text_request(b"x"), timeout=30, metadata=[("note", "x" * 100)])
+    infer(text_request(b"x"), timeout=PATIENCE, metadata=[("note", "x" * 100)])
     code, message = refusal(infer, text_request(b"x"), metadata=[("note", "x" * 4 * MAX_METADATA)])
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "metadata" in message
@@ -285,7 +286,7 @@ def test_names_over_the_limit_are_refused(infer: Any) -> None:
 def test_a_server_over_its_limits_goes_on_answering(infer: Any) -> None:
     for _ in range(3):
         refusal(infer, text_request(b"x" * MAX_MESSAGE))
-    response = infer(text_request(b"still", b"here"), timeout=30)
+    response = infer(text_request(b"still", b"here"), timeout=PATIENCE)
     assert response.raw_output_contents[0] == encode_bytes([b"still", b"here"])
 
 
@@ -305,7 +306,7 @@ def test_the_log_names_requests_and_never_shows_what_they_hold(secure: ServerPro
     with secure_channel(secure, authority) as channel:
         infer = unary(channel, "ModelInfer", pb.ModelInferResponse)
         metadata = [*bearer(TOKENS["infer"]), ("note", marker)]
-        infer(good, metadata=metadata, timeout=30)
+        infer(good, metadata=metadata, timeout=PATIENCE)
         for name in ("wrong-shape", "no-text", "typed-one"):
             refusal(infer, requests[name], metadata=metadata)
         refusal(infer, good, metadata=bearer(marker))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eventually import PATIENCE
 from model_repository import write_add_sub
 from offramp_server.cli.main import main
 from server_process import serving
@@ -122,7 +123,7 @@ class TestInfer:
 
 class TestBench:
     def test_prints_a_row_for_each_number_of_callers(self, offramp: Offramp) -> None:
-        outcome = offramp("bench", "plus_one", "--concurrency", "1,3", "--seconds", "0.2", "--batch-size", "2")
+        outcome = offramp("bench", "plus_one", "--concurrency", "1,3", "--seconds", "0.5", "--batch-size", "2")
         assert outcome.status == 0, outcome.err
         header, *rows = (line.split() for line in outcome.out.splitlines())
         assert header[0] == "load"
@@ -155,7 +156,7 @@ class TestBench:
             assert process.stdout is not None
             process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (130, "")
 
 

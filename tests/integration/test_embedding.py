@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from eventually import PATIENCE
 from model_repository import write_add_sub, write_gather, write_spin
 from offramp_server.config import LimitSettings, Settings, WorkerSettings
 from offramp_server.core import serve_in_process
@@ -186,7 +187,7 @@ async def test_requests_that_are_there_when_the_block_is_left_by_an_error_are_an
 
     with pytest.raises(KeyError):
         await embed()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == 10
 

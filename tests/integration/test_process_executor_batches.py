@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eventually import PATIENCE
 from model_repository import write_add_sub
 from offramp_server.repository.reader import read_model
 from offramp_server.scheduling.batch import Batch, Executor
@@ -42,7 +43,7 @@ class Sink:
             self.reports.put_nowait((batch, "lost"))
 
     async def next(self) -> tuple[Batch, float | str]:
-        return await asyncio.wait_for(self.reports.get(), 60)
+        return await asyncio.wait_for(self.reports.get(), PATIENCE)
 
 
 @asynccontextmanager
@@ -50,7 +51,7 @@ async def worker(repository: Path, hang_timeout: float = 0.0) -> AsyncIterator[t
     """One that holds a model which adds 1."""
     write_add_sub(repository, offset=1)
     sink = Sink()
-    executor = ProcessExecutor("test", sink, lambda member, reason: None, 60.0, hang_timeout)
+    executor = ProcessExecutor("test", sink, lambda member, reason: None, PATIENCE, hang_timeout)
     try:
         await executor.start()
         await executor.load(HANDLE, read_model(repository, "add_sub")[0], Placement("cpu", 1))
@@ -113,7 +114,7 @@ async def test_what_a_worker_had_answered_when_it_died_is_not_lost(repository: P
         asyncio.get_running_loop().remove_reader(executor._responses)
         answered = batch(1)
         executor.submit(answered)
-        ready, _, _ = await asyncio.to_thread(select.select, [executor._responses], [], [], 60)
+        ready, _, _ = await asyncio.to_thread(select.select, [executor._responses], [], [], PATIENCE)
         assert ready
         assert executor.process_id is not None
         os.kill(executor.process_id, signal.SIGSTOP)
