@@ -1,0 +1,66 @@
+"""Evaluations as rows of text, for the terminal and for the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from offramp_compression.evaluation.bootstrap import Estimate
+from offramp_compression.evaluation.evaluation import Evaluation
+
+HEADER = (
+    "model",
+    "engine",
+    "accuracy",
+    "macro F1",
+    "ROC AUC",
+    "ECE",
+    "ECE scaled",
+    "agreement",
+    "parameters",
+    "bytes",
+    "MFLOPs",
+)
+
+
+def header(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    timed = (f"ms at batch {timing.batch_size}" for timing in evaluations[0].timings)
+    return (*HEADER, *timed)
+
+
+def row(evaluation: Evaluation) -> tuple[str, ...]:
+    quality = evaluation.quality
+    return (
+        evaluation.name,
+        evaluation.engine,
+        percent(quality.accuracy),
+        percent(quality.f1_macro),
+        decimal(quality.roc_auc_macro),
+        decimal(quality.calibration_error),
+        decimal(quality.calibration_error_scaled),
+        percent(quality.agreement) if quality.agreement else "",
+        "" if evaluation.parameters is None else f"{evaluation.parameters:,}",
+        f"{evaluation.size_bytes:,}",
+        "" if evaluation.flops is None else f"{evaluation.flops / 1e6:.1f}",
+        *(milliseconds(timing.seconds) for timing in evaluation.timings),
+    )
+
+
+def percent(estimate: Estimate) -> str:
+    return _with_interval(estimate, lambda value: f"{value:.2%}")
+
+
+def decimal(estimate: Estimate) -> str:
+    return _with_interval(estimate, lambda value: f"{value:.4f}")
+
+
+def milliseconds(estimate: Estimate) -> str:
+    return _with_interval(estimate, lambda value: f"{value * 1e3:.3g}")
+
+
+def _with_interval(estimate: Estimate, write: Callable[[float], str]) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    if math.isnan(estimate.low):
+        return write(estimate.value)
+    return f"{write(estimate.value)} [{write(estimate.low)}, {write(estimate.high)}]"
