@@ -31,6 +31,12 @@ class CheckpointError(CompressionError):
     reason = "checkpoint"
 
 
+class TrainingError(CompressionError):
+    """A run cannot go on: its loss is no number any more, or there is nothing in it to train."""
+
+    reason = "training"
+
+
 class ExportError(CompressionError):
     """A model cannot be written to a repository, or what was written does not answer as the original does."""
 

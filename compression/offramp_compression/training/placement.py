@@ -1,0 +1,82 @@
+"""Where a run computes, and how its tensors lie in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from offramp_common.errors import ConfigurationError
+from torch import Tensor, nn
+
+from offramp_compression.data.batches import Batch
+from offramp_compression.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    device: torch.device
+    channels_last: bool
+
+    @classmethod
+    def of(cls, settings: TrainingSettings) -> Placement:
+        """Raises ConfigurationError if the device is not there."""
+        return cls(find_device(settings.device), settings.channels_last)
+
+    def batch(self, batch: Batch) -> Batch:
+        """`batch` with inputs and labels on the device; the indices stay on the CPU, where the data are."""
+        inputs = tuple(self._tensor(tensor) for tensor in batch.inputs)
+        return replace(batch, inputs=inputs, labels=batch.labels.to(self.device))
+
+    @contextmanager
+    def module(self, module: nn.Module) -> Iterator[None]:
+        """Have `module` there while inside, and back where it was, laid out as usual, afterwards."""
+        before = device_of(module)
+        module.to(self.device)
+        if self.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        try:
+            yield
+        finally:
+            module.to(before, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        moved = tensor.to(self.device)
+        return moved.contiguous(memory_format=torch.channels_last) if self.channels_last and moved.ndim == 4 else moved
+
+
+def device_of(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is a CUDA device if there is one. Raises ConfigurationError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigurationError(f'device "{name}" cannot be used: {reason}; expected "cpu" or "auto"') from None
+    return device
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with `count` threads while inside; 0: with as many as it does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of one's own while inside: what comes after is as random as if nothing had been drawn."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
