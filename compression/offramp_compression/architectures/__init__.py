@@ -8,6 +8,7 @@ from types import MappingProxyType
 from torch import nn
 
 from offramp_compression.architectures.cnn import VGG, PlainCNN, TinyCNN
+from offramp_compression.architectures.minilm import minilm, minilm_encoder
 from offramp_compression.architectures.resnet import ResNet18
 from offramp_compression.architectures.text import EmbeddingBag, TextCNN
 
@@ -19,5 +20,7 @@ ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "tiny_cnn": TinyCNN,
         "embedding_bag": EmbeddingBag,
         "text_cnn": TextCNN,
+        "minilm": minilm,
+        "minilm_encoder": minilm_encoder,
     }
 )
