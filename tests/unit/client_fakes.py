@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from eventually import PATIENCE
 from google.protobuf.message_factory import GetMessageClass
 from offramp.v1 import route_service_pb2 as routes_pb
 from offramp_client import AsyncClient, Client, InferRequest, InferResult
@@ -130,9 +131,11 @@ class FakeServer:
 
     def _ModelInfer(self, request: Any, context: Any) -> Any:
         if request.model_name == "slow":
-            context.add_callback(self.cancelled.set)
+            if not context.add_callback(self.cancelled.set):
+                # It was over before it came here.
+                self.cancelled.set()
             self.working.set()
-            self.release.wait(30)
+            self.release.wait(PATIENCE)
         names = [output.name for output in request.outputs]
         pairs = [
             pair

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from eventually import PATIENCE
 from offramp_server.endpoints import EndpointInfo, IndexEntry, RouteInfo
 from offramp_server.errors import NotFound
 from offramp_server.inference import InferRequest, InferResponse
@@ -87,7 +88,7 @@ class FakeServing:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until(self, condition: Callable[[FakeServing], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not condition(self):
                 self.changed.clear()
                 await self.changed.wait()

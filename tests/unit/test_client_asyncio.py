@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import numpy as np
 import pytest
 from client_fakes import FakeServer
+from eventually import PATIENCE
 from offramp_client import AsyncClient, InferRequest, InferResult, aio, errors
 
 INPUTS = {"x": np.zeros(1, np.float32)}
@@ -34,11 +35,11 @@ async def test_many_calls_run_at_the_same_time_over_one_client(server: FakeServe
 async def test_cancelling_the_task_cancels_the_call_on_the_server(server: FakeServer) -> None:
     async with AsyncClient(server.target) as client:
         task = asyncio.create_task(client.infer("slow", INPUTS))
-        await asyncio.to_thread(server.working.wait, 10)
+        assert await asyncio.to_thread(server.working.wait, PATIENCE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.to_thread(server.cancelled.wait, 10)
+        assert await asyncio.to_thread(server.cancelled.wait, PATIENCE)
 
 
 async def test_an_outer_timeout_is_a_timeout_and_no_error_of_ours(server: FakeServer) -> None:
@@ -51,13 +52,13 @@ async def test_an_outer_timeout_is_a_timeout_and_no_error_of_ours(server: FakeSe
 async def test_closing_ends_what_is_in_flight_without_cancelling_its_task(server: FakeServer) -> None:
     client = AsyncClient(server.target)
     task = asyncio.create_task(client.infer("slow", INPUTS))
-    await asyncio.to_thread(server.working.wait, 10)
+    assert await asyncio.to_thread(server.working.wait, PATIENCE)
 
     await client.close()
 
     with pytest.raises(errors.Cancelled):
         await task
-    assert await asyncio.to_thread(server.cancelled.wait, 10)
+    assert await asyncio.to_thread(server.cancelled.wait, PATIENCE)
 
 
 async def test_closing_ends_a_stream_without_cancelling_its_task(server: FakeServer) -> None:

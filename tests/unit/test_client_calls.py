@@ -13,6 +13,7 @@ import numpy as np
 import offramp_client
 import pytest
 from client_fakes import Failure, FakeServer, client_of
+from eventually import PATIENCE
 from offramp_client import AnswerPath, Duration, IndexEntry, RetryPolicy, Route, RouteModel, Tensor, TensorInfo, errors
 from open_inference.grpc_predict_v2_pb2 import ModelInferResponse
 from open_inference.tensor import NUMPY_TYPES
@@ -368,7 +369,7 @@ class TestRetries:
         with pytest.raises(errors.Unavailable):
             client.infer("echo", {"x": X})
         with FakeServer(port=server.port):
-            client.wait_until_ready(timeout=30)
+            client.wait_until_ready(timeout=PATIENCE)
             client.infer("echo", {"x": X})
 
 
@@ -392,7 +393,11 @@ class TestDeadlines:
     def test_a_call_whose_time_is_up_ends_here_and_on_the_server(self, client: Any, server: FakeServer) -> None:
         with pytest.raises(errors.DeadlineExceeded):
             client.infer("slow", {"x": X}, timeout=0.1)
-        assert server.cancelled.wait(10)
+        while not server.working.wait(0.1):
+            # The machine was too busy to bring it to the server in that time.
+            with pytest.raises(errors.DeadlineExceeded):
+                client.infer("slow", {"x": X}, timeout=1.0)
+        assert server.cancelled.wait(PATIENCE)
 
 
 class TestWaitingUntilReady:
@@ -402,9 +407,10 @@ class TestWaitingUntilReady:
         client.wait_until_ready("echo")
         assert server.methods() == ["ServerReady", "ServerReady", "ServerReady", "ModelReady"]
 
-    def test_it_gives_the_last_reason_when_the_time_is_up(self, client: Any, server: FakeServer) -> None:
+    def test_it_says_how_long_it_has_waited_when_the_time_is_up(self, client: Any, server: FakeServer) -> None:
         server.ready = False
-        with pytest.raises(errors.DeadlineExceeded, match=r"not ready after 0\.1 s: the server answers and says"):
+        # The last reason may be that the server's answer did not come in time.
+        with pytest.raises(errors.DeadlineExceeded, match=r"not ready after 0\.1 s: "):
             client.wait_until_ready(timeout=0.1)
 
     def test_what_waiting_does_not_cure_is_raised_at_once(self, client: Any, server: FakeServer) -> None:
@@ -432,7 +438,7 @@ class TestClosing:
         client = offramp_client.Client(server.target)
 
         def close_when_working() -> None:
-            server.working.wait(30)
+            server.working.wait(PATIENCE)
             client.close()
 
         closer = threading.Thread(target=close_when_working)
@@ -440,7 +446,7 @@ class TestClosing:
         with pytest.raises(errors.Cancelled):
             client.infer("slow", {"x": X})
         closer.join()
-        assert server.cancelled.wait(10)
+        assert server.cancelled.wait(PATIENCE)
 
 
 def test_a_token_is_sent_with_every_call(connect: Connect, server: FakeServer) -> None:

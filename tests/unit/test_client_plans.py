@@ -147,6 +147,13 @@ def test_waiting_for_very_long_does_not_overflow_the_back_off() -> None:
     assert max(wire.pauses) == 0.5
 
 
+def test_waiting_ends_with_the_last_reason() -> None:
+    wire = Wire(*unavailable(1), *[NOT_READY] * 10)
+
+    with pytest.raises(DeadlineExceeded, match="not ready after 1 s: the server answers and says that it is not"):
+        wire.carry_out(wire.planner().wait_until_ready(None, "", 1.0))
+
+
 def test_waiting_ends_in_time_even_if_every_question_hangs() -> None:
     hanging = [DeadlineExceeded("hangs")] * 10
     wire = Wire(*hanging, cost=2.0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from client_fakes import FakeServer, client_of
+from eventually import PATIENCE
 from offramp_client import AsyncClient, InferRequest, errors
 
 Connect = Callable[..., Any]
@@ -154,7 +155,7 @@ def test_a_caller_who_stops_listening_ends_the_call_on_the_server(server: FakeSe
         answers = client.infer_stream(endless())
         next(answers)
         answers.close()
-        assert server.cancelled.wait(10)
+        assert server.cancelled.wait(PATIENCE)
 
 
 async def test_an_asyncio_caller_who_stops_listening_ends_the_call_on_the_server(server: FakeServer) -> None:
@@ -162,7 +163,7 @@ async def test_an_asyncio_caller_who_stops_listening_ends_the_call_on_the_server
         answers = client.infer_stream(endless_async())
         assert (await anext(answers)).id == "0"
         await answers.aclose()  # type: ignore[attr-defined]
-        assert await asyncio.to_thread(server.cancelled.wait, 10)
+        assert await asyncio.to_thread(server.cancelled.wait, PATIENCE)
 
 
 async def test_requests_may_be_made_from_the_answers_before_them(server: FakeServer) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from eventually import PATIENCE
 from offramp_server.errors import InvalidRequest, ModelFailed, Overloaded, Unavailable
 from offramp_server.rpc.services import RpcSettings
 from open_inference import grpc_predict_v2_pb2 as pb
@@ -224,10 +225,12 @@ async def test_a_wrong_request_is_explained(client: triton_aio.InferenceServerCl
 async def test_a_client_that_goes_away_takes_its_request_with_it(server: Running) -> None:
     server.serving.gate = asyncio.Event()
     async with triton_aio.InferenceServerClient(server.address) as client:
-        caught = await infer_error(client, "echo", [floats(1)], client_timeout=0.2)
+        # A machine may be too busy to bring the request here in that time.
+        while not server.serving.seen:
+            caught = await infer_error(client, "echo", [floats(1)], client_timeout=0.2)
+            assert caught.status() == "StatusCode.DEADLINE_EXCEEDED"
 
-    assert caught.status() == "StatusCode.DEADLINE_EXCEEDED"
-    await server.serving.until(lambda state: state.cancelled == 1)
+    await server.serving.until(lambda state: state.cancelled == len(state.seen))
 
 
 async def test_a_traced_request_is_announced_with_the_callers_metadata(
@@ -255,7 +258,7 @@ class Stream:
 
     def answers(self, count: int) -> Iterator[tuple[Any, Any]]:
         for _ in range(count):
-            yield self._answers.get(timeout=20)
+            yield self._answers.get(timeout=PATIENCE)
 
     def __enter__(self) -> Stream:
         return self
