@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 import uvloop
+from eventually import PATIENCE
 from offramp_server.scheduling.expiry import ExpiryTimer
 from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.work import Work
@@ -30,7 +31,7 @@ def test_deadlines_one_after_the_other_all_fire_however_close_they_are(loop_fact
         for _ in range(200):
             timer.watch(loop.time() + seconds, queue, work(1.0))
             await asyncio.sleep(0)
-        await asyncio.wait_for(done.wait(), 30)
+        await asyncio.wait_for(done.wait(), PATIENCE)
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:  # type: ignore[arg-type]
         runner.run(scenario())

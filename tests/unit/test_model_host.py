@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from eventually import PATIENCE
 from offramp_server.engine_report import EngineReport
 from offramp_server.workers.host import ModelHost, Placement
 from open_inference.tensor import Tensor
@@ -40,9 +41,9 @@ def test_a_model_is_not_closed_while_it_computes(monkeypatch: pytest.MonkeyPatch
     host.load(1, spec(), Placement("cpu", 1))
     computing = threading.Thread(target=host.execute, args=(1, []))
     computing.start()
-    assert engine.executing.wait(10)
+    assert engine.executing.wait(PATIENCE)
     host.unload(1)
-    computing.join(10)
+    computing.join(PATIENCE)
     assert engine.closed.is_set()
     assert not engine.closed_under_way
     with pytest.raises(KeyError):

@@ -9,6 +9,7 @@ import subprocess
 from typing import Any
 
 import pytest
+from eventually import PATIENCE, eventually_here
 from offramp_server.errors import LoadError
 from offramp_server.workers.host import Placement
 from offramp_server.workers.process_executor import ProcessExecutor
@@ -32,7 +33,7 @@ class Sink:
 
 
 def executor(sink: Sink, deaths: list[str]) -> ProcessExecutor:
-    return ProcessExecutor("test", sink, lambda member, reason: deaths.append(reason), 60.0, 0.0)
+    return ProcessExecutor("test", sink, lambda member, reason: deaths.append(reason), PATIENCE, 0.0)
 
 
 def descriptors() -> set[str]:
@@ -67,15 +68,13 @@ async def test_a_worker_that_is_slow_to_end_does_not_hold_up_the_loop(monkeypatc
 
     def wait_for_the_loop(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
         # What a process whose driver frees gigabytes does: it ends some time after its sockets have closed.
-        asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(may_end.wait(), loop).result(PATIENCE)
         return wait(process, timeout)
 
     monkeypatch.setattr(subprocess.Popen, "wait", wait_for_the_loop)
     worker.kill("the test says so")
     loop.call_later(0, may_end.set)
-    async with asyncio.timeout(20):
-        while not deaths:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await eventually_here(lambda: bool(deaths))
     assert deaths == ["signal_9"]
     assert sink.reports == [("lost", False)]
     await worker.close()
@@ -119,8 +118,6 @@ async def test_a_worker_that_does_not_come_back_from_a_load_is_killed_and_report
     monkeypatch.setattr(worker, "_startup_timeout", 0.05)
     with pytest.raises(LoadError, match="did not answer within"):
         await worker.load(1, spec(), Placement("cpu", 1))
-    async with asyncio.timeout(20):
-        while not deaths:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await eventually_here(lambda: bool(deaths))
     assert not worker.holds(1)
     await worker.close()

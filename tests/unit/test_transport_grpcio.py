@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from eventually import PATIENCE
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.grpcio import GrpcioTransport
 from offramp_server.transport.interface import (
@@ -275,7 +276,7 @@ async def test_a_client_that_cancels_cancels_the_handler() -> None:
         await servicer.started.wait()
         call.cancel()
 
-        await asyncio.wait_for(servicer.ended.wait(), 10)
+        await asyncio.wait_for(servicer.ended.wait(), PATIENCE)
 
 
 async def test_a_client_that_leaves_a_stream_closes_the_handler() -> None:
@@ -286,7 +287,7 @@ async def test_a_client_that_leaves_a_stream_closes_the_handler() -> None:
         assert (await call.read()).infer_response.id == "7"
         call.cancel()
 
-        await asyncio.wait_for(servicer.ended.wait(), 10)
+        await asyncio.wait_for(servicer.ended.wait(), PATIENCE)
 
 
 async def test_stopping_lets_a_call_end_and_takes_no_new_one() -> None:
@@ -296,8 +297,8 @@ async def test_stopping_lets_a_call_end_and_takes_no_new_one() -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = server_live(channel)(pb.ServerLiveRequest())
         await servicer.started.wait()
-        stopping = asyncio.create_task(transport.stop(60))
-        late = await failure(server_live(channel)(pb.ServerLiveRequest(), timeout=30))
+        stopping = asyncio.create_task(transport.stop(PATIENCE))
+        late = await failure(server_live(channel)(pb.ServerLiveRequest(), timeout=PATIENCE))
         servicer.release.set()
 
         assert (await call).live
@@ -317,7 +318,7 @@ async def test_stopping_cancels_what_outlives_the_grace() -> None:
         await transport.stop(0.01)
         await failure(call)
 
-        await asyncio.wait_for(servicer.ended.wait(), 10)
+        await asyncio.wait_for(servicer.ended.wait(), PATIENCE)
 
 
 def test_a_method_of_the_wrong_kind_is_refused_when_the_service_is_built() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from eventually import PATIENCE
 from offramp_server.errors import LoadError
 from offramp_server.repository.watcher import Fingerprint, fingerprints, watch_repository
 
@@ -34,7 +35,7 @@ class FakeCatalog:
             raise self.error
 
     async def next(self) -> str:
-        return await asyncio.wait_for(self.asked.get(), 30)
+        return await asyncio.wait_for(self.asked.get(), PATIENCE)
 
 
 @pytest.fixture
