@@ -1,0 +1,134 @@
+"""From a network to a version of a model that the server serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp_common.text import quoted
+from torch import Tensor
+
+from offramp_compression.errors import ExportError
+from offramp_compression.export import answers
+from offramp_compression.export.formats import FORMATS, Format, write_program
+from offramp_compression.export.manifest import write_manifest
+from offramp_compression.export.model_toml import AUTO, BACKENDS, Description, render
+from offramp_compression.export.parity import FLOAT, Parity, Tolerance, check_parity
+from offramp_compression.export.program import (
+    LARGEST_BATCH,
+    NONE_VARY,
+    Names,
+    Signature,
+    VariableDimensions,
+    capture,
+    describe,
+)
+from offramp_compression.export.repository import check_target, install, staging
+from offramp_compression.network import Network
+
+EAGER = "torch eager"
+_PARITY_BATCH = 16
+
+# Writes the model file to a path.
+Write = Callable[[Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a model goes, and what its `model.toml` says beside what the file says.
+
+    `version` None is the next one, `max_batch_size` None what is there or 16. `manifest` adds `manifest.sha256`.
+    """
+
+    repository: Path
+    name: str
+    format: Format
+    version: int | None = None
+    max_batch_size: int | None = None
+    # [engine] backend.
+    backend: str = AUTO
+    manifest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A version that was written: its folder, its model file, and how that compares with the original."""
+
+    folder: Path
+    file: Path
+    parity: Parity
+
+    @property
+    def size_bytes(self) -> int:
+        return self.file.stat().st_size
+
+
+def export_network(
+    network: Network,
+    inputs: Sequence[Tensor],
+    target: Target,
+    *,
+    variable: VariableDimensions = NONE_VARY,
+    tolerance: Tolerance = FLOAT,
+) -> Exported:
+    """Write `network` as a version of `target`, compared with eager execution on `inputs` (real ones, [N, ...] each).
+
+    `variable` names inputs of which further dimensions vary, as the length of a text does. Raises ExportError if the
+    network cannot be exported, the file does not answer as the network does, or the target cannot be written; then
+    nothing of it is in the repository.
+    """
+    check(target)
+    names = Names(network.input_names, network.output_names, variable)
+    program = capture(network.module.eval(), inputs, names)
+    signature = describe(program, names)
+    return publish(
+        network, signature, lambda path: write_program(program, names, target.format, path), inputs, target, tolerance
+    )
+
+
+def publish(
+    network: Network,
+    signature: Signature,
+    write: Write,
+    inputs: Sequence[Tensor],
+    target: Target,
+    tolerance: Tolerance,
+    reference: str = EAGER,
+) -> Exported:
+    """Put a model file that `write` writes into the repository if it answers as `network`'s module does.
+
+    For a file that was made in another way than by `export_network`. Labels and provenance are the network's. Raises
+    ExportError as `export_network` does.
+    """
+    check(target)
+    with staging(target.repository) as place:
+        file = place.version / f"model.{target.format}"
+        write(file)
+        expected = answers.in_batches(answers.of_module(network.module.eval()), inputs, _PARITY_BATCH)
+        actual = answers.in_batches(answers.of_file(file), inputs, _PARITY_BATCH)
+        parity = check_parity(expected, actual, tolerance, reference)
+        if target.manifest:
+            write_manifest(place.version)
+        description = _description(network, signature, target, parity)
+        folder = install(place, target.name, target.version, lambda existing: render(description, existing))
+    return Exported(folder, folder / file.name, parity)
+
+
+def check(target: Target) -> None:
+    """Raise ExportError for a target that cannot be written: better before hours of work than after them."""
+    if target.format not in FORMATS:
+        raise ExportError(f"there is no format {quoted(target.format)}; expected {' or '.join(FORMATS)}")
+    if target.backend not in BACKENDS[target.format]:
+        listed = ", ".join(f'"{backend}"' for backend in BACKENDS[target.format])
+        raise ExportError(f"engine {quoted(target.backend)} cannot run a .{target.format} file; one of {listed} can")
+    if target.max_batch_size is not None and not 1 <= target.max_batch_size <= LARGEST_BATCH:
+        raise ExportError(f"max_batch_size = {target.max_batch_size}: expected 1 to {LARGEST_BATCH}")
+    check_target(target.repository, target.name, target.version)
+
+
+def _description(network: Network, signature: Signature, target: Target, parity: Parity) -> Description:
+    metadata = {**network.provenance.as_metadata(), **parity.as_metadata()}
+    return Description(
+        target.format, signature, network.class_names, metadata, target.max_batch_size, target.backend
+    )  # fmt: skip
