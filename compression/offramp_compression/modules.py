@@ -10,7 +10,7 @@ from offramp_compression.errors import ModelError
 
 def get_module(module: nn.Module, name: str) -> nn.Module:
     """The submodule called `name`, as in `named_modules`. Raises ModelError with the nearest name if there is none."""
-    known = dict(module.named_modules())
+    known: dict[str, nn.Module] = dict(module.named_modules())
     if name not in known:
         raise ModelError(f"the network has no module {quoted(name)}{did_you_mean(name, filter(None, known))}")
     return known[name]

@@ -77,6 +77,38 @@ def check(data: Dataset, where: str, *, every_class: bool = True) -> None:
         _check_classes(data, where)
 
 
+def aligned(data: Dataset, class_names: tuple[str, ...], where: str) -> Dataset:
+    """`data` with its labels counted in the order of `class_names`, which are those of a model.
+
+    Raises DataError if `data`, which came from `where`, has a class that the model does not have.
+    """
+    if data.class_names == class_names:
+        return data
+    strangers = [name for name in data.class_names if name not in class_names]
+    if strangers:
+        raise DataError(
+            f"{where}: the model has no class {quoted(strangers[0])}; expected data of its classes: "
+            f"{', '.join(quoted(name) for name in class_names[:_SHOWN_CLASSES])}"
+            f"{', ...' if len(class_names) > _SHOWN_CLASSES else ''}"
+        )
+    positions = np.array([class_names.index(name) for name in data.class_names], dtype=np.int64)
+    return Dataset(data.inputs, positions[data.labels], class_names)
+
+
+def pixel_statistics(data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel of the images, uint8 or FP32 [N, C, H, W], scaled to [0, 1]: the
+    `mean` and `std` of an image architecture. Raises DataError if the first input is not images."""
+    images = data.inputs[0]
+    if images.ndim != 4:
+        raise DataError(f"expected images [N, C, H, W], got an input of shape {list(images.shape)}")
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    mean = images.mean(axis=(0, 2, 3), dtype=np.float64) / scale
+    deviation = images.std(axis=(0, 2, 3), dtype=np.float64) / scale
+    # A channel that never changes is only shifted.
+    deviation[deviation == 0] = 1.0
+    return tuple(mean.round(6).tolist()), tuple(deviation.round(6).tolist())
+
+
 def tensors(data: Dataset, indices: NDArray[np.int64] | Tensor | None = None) -> tuple[Tensor, ...]:
     """The inputs as a model takes them: pixels as FP32 in [0, 1], integers as int64, all others as FP32.
 

@@ -31,15 +31,17 @@ def encode(texts: TextData, tokenizer: Tokenizer, max_length: int) -> Dataset:
     """Token ids and attention mask of every text, int64 [N, L] each, cut to at most `max_length` tokens.
 
     L is the length of the longest text after cutting; shorter ones are padded with the tokenizer's padding token,
-    or with 0 if it has none, under a mask of 0. The tokenizer's own truncation and padding are set aside.
+    or with 0 if it has none, under a mask of 0. The tokenizer's own truncation is set aside.
     Raises DataError for a `max_length` below 1 and for a text without any token.
     """
     if max_length < 1:
         raise DataError(f"a text cannot be cut to {max_length} tokens; expected at least 1")
     padding = (tokenizer.padding or {}).get("pad_id", 0)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length)
-    encodings = tokenizer.encode_batch(list(texts.texts))
+    # A copy, as these settings belong to whoever opened the tokenizer.
+    own = type(tokenizer).from_str(tokenizer.to_str())
+    own.no_padding()
+    own.enable_truncation(max_length)
+    encodings = own.encode_batch(list(texts.texts))
     lengths = np.array([len(encoding.ids) for encoding in encodings], dtype=np.int64)
     if (lengths == 0).any():
         raise DataError(
