@@ -64,6 +64,12 @@ class Names:
     variable: VariableDimensions = field(default_factory=dict)
 
 
+def text_lengths(names: Sequence[str], inputs: Sequence[Tensor]) -> VariableDimensions:
+    """The second dimension of every input of token ids or masks, int64 [N, L]: texts have different lengths."""
+    pairs = zip(names, inputs, strict=True)
+    return {name: (1,) for name, tensor in pairs if tensor.dtype == torch.int64 and tensor.dim() == 2}
+
+
 def capture(module: nn.Module, inputs: Sequence[Tensor], names: Names) -> ExportedProgram:
     """Export `module`, in evaluation mode, for batches of 1 to LARGEST_BATCH of inputs like `inputs`.
 
