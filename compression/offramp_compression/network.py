@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -25,6 +27,18 @@ class Network:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     provenance: Provenance
+
+    def described(
+        self, *, settings: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None
+    ) -> Network:
+        """The same network, with these added to its provenance."""
+        before = self.provenance
+        merged = replace(
+            before,
+            settings={**before.settings, **(settings or {})},
+            metrics={**before.metrics, **(metrics or {})},
+        )
+        return replace(self, provenance=merged)
 
     def digest(self) -> str:
         """SHA-256, in hex, of structure and weights: what a child names as its parent."""

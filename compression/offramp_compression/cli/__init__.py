@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-COMMANDS: tuple[ModuleType, ...] = ()
+from offramp_compression.cli import evaluate, export
+
+COMMANDS: tuple[ModuleType, ...] = (evaluate, export)
