@@ -24,6 +24,11 @@ class Placement:
         """Raises ConfigurationError if the device is not there."""
         return cls(find_device(settings.device), settings.channels_last)
 
+    @classmethod
+    def like(cls, module: nn.Module) -> Placement:
+        """That of a module which is in its place."""
+        return cls(device_of(module), any(_is_channels_last(parameter) for parameter in module.parameters()))
+
     def batch(self, batch: Batch) -> Batch:
         """`batch` with inputs and labels on the device; the indices stay on the CPU, where the data are."""
         inputs = tuple(self._tensor(tensor) for tensor in batch.inputs)
@@ -44,6 +49,11 @@ class Placement:
     def _tensor(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)
         return moved.contiguous(memory_format=torch.channels_last) if self.channels_last and moved.ndim == 4 else moved
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    # Tensors with one channel or one position are both; they say nothing.
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -1,0 +1,1 @@
+"""Learning from a teacher: its softened answers, its logits, its features, or from one's own deepest exit."""

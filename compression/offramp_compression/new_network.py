@@ -1,0 +1,69 @@
+"""A network that has learnt nothing yet, made to fit its data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from offramp_compression.architectures import ARCHITECTURES
+from offramp_compression.blueprint import Blueprint
+from offramp_compression.data.dataset import Dataset
+from offramp_compression.network import Network
+from offramp_compression.provenance import Provenance
+
+# Pixels of so many pictures say enough of their mean and spread.
+_SAMPLED = 10_000
+
+
+def new_network(
+    architecture: str, arguments: Mapping[str, Any], data: Dataset, seed: int = 0, *, vocabulary: int | None = None
+) -> Network:
+    """`architecture` with fresh weights, drawn by `seed`; torch's global random state is left as it was.
+
+    Of the arguments that are not given, those that the data decide are filled in: the number of classes, the channels
+    and the side of pictures, the mean and spread of their pixels, and `vocabulary`, the number of tokens. Raises
+    ModelError for an architecture that does not exist or does not take the arguments.
+    """
+    blueprint = Blueprint(architecture, {**_fitting(architecture, data, vocabulary), **arguments})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = blueprint.build()
+    return Network(module.eval(), blueprint, data.class_names, input_names(data), ("logits",), Provenance("new"))
+
+
+def input_names(data: Dataset) -> tuple[str, ...]:
+    """What a network calls the inputs that it learns from."""
+    if len(data.inputs) == 1 and data.inputs[0].ndim == 4:
+        return ("image",)
+    if len(data.inputs) == 2 and all(np.issubdtype(array.dtype, np.integer) for array in data.inputs):
+        return ("input_ids", "attention_mask")
+    return tuple(f"input{position}" for position in range(len(data.inputs)))
+
+
+def _fitting(architecture: str, data: Dataset, vocabulary: int | None) -> dict[str, Any]:
+    known: dict[str, Any] = {"num_classes": len(data.class_names)}
+    if vocabulary is not None:
+        known |= {"vocabulary_size": vocabulary, "vocabulary": vocabulary}
+    if data.inputs[0].ndim == 4:
+        known |= _of_pictures(data)
+    # An architecture of somebody else's is told of the classes, and takes what else it needs from its arguments.
+    taken = (
+        inspect.signature(ARCHITECTURES[architecture]).parameters if architecture in ARCHITECTURES else ("num_classes",)
+    )
+    return {name: value for name, value in known.items() if name in taken}
+
+
+def _of_pictures(data: Dataset) -> dict[str, Any]:
+    pictures = data.inputs[0][:: max(1, len(data) // _SAMPLED)]
+    scale = 255.0 if pictures.dtype == np.uint8 else 1.0
+    # Four digits, as they go into a model file's header for people to read.
+    mean = [round(float(value), 4) for value in pictures.mean((0, 2, 3)) / scale]
+    spread = [round(float(value), 4) for value in pictures.std((0, 2, 3)) / scale]
+    return {
+        "in_channels": pictures.shape[1], "image_size": pictures.shape[2],
+        "mean": mean, "std": [value or 1.0 for value in spread],
+    }  # fmt: skip
