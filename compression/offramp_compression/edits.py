@@ -13,12 +13,18 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from offramp_compression.classifier import replace_classifier
+from offramp_compression.exits.network import apply_exits
+from offramp_compression.exits.stages import apply_stage
 from offramp_compression.resize import resize
 
 ApplyEdit: TypeAlias = Callable[[nn.Module, Mapping[str, Any]], nn.Module]
 
 EDITS: Mapping[str, ApplyEdit] = MappingProxyType(
     {
+        "head": replace_classifier,
         "resize": resize,
+        "exits": apply_exits,
+        "stage": apply_stage,
     }
 )
