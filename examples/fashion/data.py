@@ -7,7 +7,6 @@ unpack without installing anything and without root.
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import os
 import shutil
@@ -19,6 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from offramp_compression.data.dataset import Dataset
+from offramp_compression.data.idx import read_idx
+from offramp_compression.errors import DataError
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -47,10 +49,6 @@ SAMPLE = Path(__file__).with_name("test_sample.npz")
 Bytes = NDArray[np.uint8]
 
 
-class DataError(Exception):
-    """The data set is not there, is not whole, or is not what it should be; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class Split:
     """Images as uint8 [N, 28, 28] (0 is background, 255 is full ink) and labels as uint8 [N], 0 to 9."""
@@ -61,6 +59,9 @@ class Split:
     def pixels(self) -> NDArray[np.float32]:
         """The images as the models take them: float32 [N, 1, 28, 28] in [0, 1]."""
         return self.images[:, None].astype(np.float32) / np.float32(255)
+
+    def dataset(self) -> Dataset:
+        return Dataset((self.images[:, None],), self.labels.astype(np.int64), CLASS_NAMES)
 
 
 def test_sample() -> Split:
@@ -94,29 +95,6 @@ def load(folder: Path, part: str) -> Split:
             f"Fashion-MNIST has one 28x28 image for every label."
         )
     return Split(images, labels)
-
-
-def read_idx(path: Path) -> Bytes:
-    """Read a gzipped IDX file of unsigned bytes (LeCun's MNIST format: two zero bytes, the type 0x08, the number
-    of dimensions, each dimension as a big-endian 32-bit integer, then the values).
-
-    Raises DataError if the file is missing, is not gzip, is not IDX, or is shorter or longer than its header says.
-    """
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; the folder needs {', '.join(FILES_SHA256)}.") from None
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be unpacked ({error}); it should be a gzipped IDX file.") from error
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise DataError(f"{path} is not an IDX file of unsigned bytes: it does not begin with 00 00 08.")
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise DataError(f"{path} is damaged: its header ends early.")
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
-    if len(content) - start != np.prod(shape, dtype=np.int64):
-        raise DataError(f"{path} says it holds {shape} bytes but holds {len(content) - start}.")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def locate(given: Path | None = None) -> Path:

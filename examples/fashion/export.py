@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from data import CLASS_NAMES
 from models import load_weights
+from offramp_compression import architectures
 from torch import Tensor, nn
 
 HERE = Path(__file__).parent
@@ -151,7 +152,8 @@ labels = {labels}
 
 def _first_line(target: Target, weights: Path) -> str:
     digest = hashlib.sha256(f"{target} {torch.__version__} ".encode())
-    for file in (_weights_file(target, weights), HERE / "models.py", Path(__file__)):
+    code = sorted(Path(architectures.__file__).parent.glob("*.py"))
+    for file in (_weights_file(target, weights), HERE / "models.py", Path(__file__), *code):
         digest.update(file.read_bytes())
     build = digest.hexdigest()[:16]
     return f"# Written by examples/fashion/export.py, build {build}; replaced when weights or code change.\n"

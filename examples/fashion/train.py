@@ -18,10 +18,14 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from augment import augment
-from data import DataError, Split, load, locate
-from models import accuracy, build, load_weights, parameter_count, save_weights
-from torch import Generator, Tensor, nn
+from data import Split, load, locate
+from models import build, load_weights, save_weights
+from offramp_compression.data.augment import ImageAugment
+from offramp_compression.data.batches import Batches
+from offramp_compression.errors import DataError
+from offramp_compression.evaluation.predict import accuracy
+from offramp_compression.modules import parameter_count
+from torch import Tensor, nn
 from tqdm import tqdm
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -66,9 +70,9 @@ class Trainer:
     def __init__(self, name: str, recipe: Recipe, train: Split, checkpoint: Path) -> None:
         self.recipe = recipe
         self.checkpoint = checkpoint
-        self.images = torch.tensor(train.images)
-        self.labels = torch.tensor(train.labels).long()
-        self.steps_per_epoch = len(self.labels) // recipe.batch_size
+        augment = ImageAugment(erase_probability=recipe.erase_probability)
+        self.batches = Batches(train.dataset(), recipe.batch_size, recipe.seed, augment)
+        self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.step = 0
         torch.manual_seed(recipe.seed)
@@ -89,7 +93,8 @@ class Trainer:
     def steps(self) -> Iterator[tuple[float, float]]:
         """Train to the end; yields loss and accuracy of every batch, and writes checkpoints on the way."""
         while self.step < self.total_steps:
-            yield self._train_batch(*self._batch(self.step))
+            batch = self.batches.batch(self.step)
+            yield self._train_batch(batch.inputs[0].contiguous(memory_format=torch.channels_last), batch.labels)
             if self.step % CHECKPOINT_EVERY == 0 or self.step % self.steps_per_epoch == 0:
                 self.save()
 
@@ -120,14 +125,6 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.step = state["step"]
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(len(self.labels), generator=self._generator("order", epoch))
-        chosen = order[position * self.recipe.batch_size :][: self.recipe.batch_size]
-        images = self.images[chosen][:, None].float() / 255
-        images = augment(images, self._generator("augment", step), self.recipe.erase_probability)
-        return images.contiguous(memory_format=torch.channels_last), self.labels[chosen]
-
     def _train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         self.model.train()
         logits = self.model(images)
@@ -138,10 +135,6 @@ class Trainer:
         self.schedule.step()
         self.step += 1
         return loss.item(), (logits.argmax(1) == labels).float().mean().item()
-
-    def _generator(self, purpose: str, index: int) -> Generator:
-        stream = {"order": 0, "augment": 1}[purpose]
-        return Generator().manual_seed((self.recipe.seed * 2 + stream) * 2**32 + index)
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -171,7 +164,7 @@ def train(trainer: Trainer, name: str) -> None:
 def record(name: str, recipe: Recipe, weights: Path, test: Split) -> dict[str, Any]:
     """Measure the weights that were written on ``test`` and put the figures into `metrics.json` beside them."""
     model = load_weights(name, weights)
-    measured = accuracy(model, torch.tensor(test.pixels()), torch.tensor(test.labels).long())
+    measured = accuracy(model, test.dataset())
     entry = {
         "test_accuracy": round(measured, 4),
         "test_images": len(test.labels),
