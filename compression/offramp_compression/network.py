@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from offramp_compression.blueprint import Blueprint
@@ -44,7 +45,7 @@ class Network:
         """SHA-256, in hex, of structure and weights: what a child names as its parent."""
         state = hashlib.sha256(json.dumps(asdict(self.blueprint), sort_keys=True, default=list).encode())
         for name, tensor in sorted(self.module.state_dict().items()):
-            array = tensor.detach().cpu().contiguous().numpy()
-            state.update(f"{name} {array.dtype.str}{array.shape}".encode())
-            state.update(array.data)
+            state.update(f"{name} {tensor.dtype}{tuple(tensor.shape)}".encode())
+            # As bytes, since numpy does not know every type that torch does.
+            state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return state.hexdigest()

@@ -182,6 +182,12 @@ class TestDigest:
         assert moved.digest() != one.digest()
         assert replace(one, blueprint=one.blueprint.with_edit(Edit("resize", {"modules": {}}))).digest() != one.digest()
 
+    def test_it_can_be_taken_of_half_precision(self) -> None:
+        one = network()
+        full = one.digest()
+        one.module.to(torch.bfloat16)
+        assert one.digest() != full
+
     def test_a_list_and_a_tuple_of_arguments_are_the_same(self) -> None:
         one = network()
         assert (
