@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from offramp_common.errors import ConfigurationError
+from offramp_common.text import quoted
 
 
 def prepare(seed: int, threads: int, device: str) -> torch.device:
@@ -22,12 +23,15 @@ def prepare(seed: int, threads: int, device: str) -> torch.device:
 
 
 def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigurationError(
-            f'device "{name}" cannot be used: {reason}; expected "cpu" or one that is here'
-        ) from None
-    return device
+    present = _present()
+    # A kind without a number means the first of it.
+    if name not in present and f"{name}:0" not in present:
+        raise ConfigurationError(f"device {quoted(name)} is not here; expected {' or '.join(map(quoted, present))}")
+    return torch.device(name)
+
+
+def _present() -> list[str]:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return ["cpu"]
+    return ["cpu", *(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count()))]

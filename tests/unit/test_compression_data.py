@@ -10,7 +10,7 @@ import torch
 from data_sets import images
 from offramp_compression.data.augment import ImageAugment, erase, flip, shift, trim_padding
 from offramp_compression.data.batches import Batches
-from offramp_compression.data.dataset import Dataset, aligned, check, pixel_statistics, tensors
+from offramp_compression.data.dataset import Dataset, aligned, check, tensors
 from offramp_compression.data.text import TextData, encode
 from offramp_compression.errors import DataError
 from tokenizers import Tokenizer
@@ -104,15 +104,14 @@ class TestDataset:
         ):
             aligned(images(3), ("class 0", "class 1"), "here")
 
-    def test_the_statistics_of_pixels_are_by_channel_and_scaled(self) -> None:
-        pixels = np.zeros((2, 2, 1, 1), np.uint8)
-        pixels[1, 0] = 255
-        mean, deviation = pixel_statistics(Dataset((pixels,), np.zeros(2, np.int64), ("a",)))
-        assert (mean, deviation) == ((0.5, 0.0), (0.5, 1.0))
+    def test_classes_without_names_get_those_of_the_model(self) -> None:
+        data = replace(images(6), class_names=("0", "1", "2"))
+        named = aligned(data, ("Coat", "Bag", "Boot", "Shirt"), "here")
+        assert (named.class_names[2], named.labels.tolist()) == ("Boot", data.labels.tolist())
 
-    def test_only_images_have_pixels(self) -> None:
-        with pytest.raises(DataError, match=r"expected images \[N, C, H, W\], got an input of shape \[2, 3\]"):
-            pixel_statistics(Dataset((np.zeros((2, 3), np.float32),), np.zeros(2, np.int64), ("a",)))
+    def test_more_classes_without_names_than_the_model_has_are_refused(self) -> None:
+        with pytest.raises(DataError, match='here: the model has no class "0"'):
+            aligned(replace(images(6), class_names=("0", "1", "2")), ("Coat", "Bag"), "here")
 
 
 class TestBatches:

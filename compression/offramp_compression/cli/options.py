@@ -66,15 +66,20 @@ def open_model(options: argparse.Namespace, name: str = "model") -> Network:
     return load(getattr(options, name), trusted=options.trust)
 
 
-def open_data(options: argparse.Namespace, part: str | None = None) -> Dataset:
-    """The examples that the options name, or their `part`; texts come as tokens."""
+def open_data(options: argparse.Namespace, part: str | None = None, classes: tuple[str, ...] | None = None) -> Dataset:
+    """The examples that the options name, or their `part`; texts come as tokens.
+
+    With `classes`, those of a model, labels are counted in their order; raises DataError if the data have others.
+    """
     with needs_extra(EXTRA, "reading data"):
+        from offramp_compression.data.dataset import aligned
         from offramp_compression.data.sources import open_encoded
 
-    return open_encoded(
+    data = open_encoded(
         options.data, part or options.part, options.format,
         tokenizer=options.tokenizer, max_length=options.max_length, image_size=options.image_size,
     )  # fmt: skip
+    return data if classes is None else aligned(data, classes, str(options.data))
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,33 +81,22 @@ def check(data: Dataset, where: str, *, every_class: bool = True) -> None:
 def aligned(data: Dataset, class_names: tuple[str, ...], where: str) -> Dataset:
     """`data` with its labels counted in the order of `class_names`, which are those of a model.
 
+    Data whose classes have no names but their numbers ("0", "1", ...) get those of the model, by position.
     Raises DataError if `data`, which came from `where`, has a class that the model does not have.
     """
     if data.class_names == class_names:
         return data
+    numbered = tuple(str(number) for number in range(len(data.class_names)))
+    if data.class_names == numbered and len(numbered) <= len(class_names):
+        return Dataset(data.inputs, data.labels, class_names)
     strangers = [name for name in data.class_names if name not in class_names]
     if strangers:
         raise DataError(
             f"{where}: the model has no class {quoted(strangers[0])}; expected data of its classes: "
-            f"{', '.join(quoted(name) for name in class_names[:_SHOWN_CLASSES])}"
-            f"{', ...' if len(class_names) > _SHOWN_CLASSES else ''}"
+            f"{_shown([quoted(name) for name in class_names])}"
         )
     positions = np.array([class_names.index(name) for name in data.class_names], dtype=np.int64)
     return Dataset(data.inputs, positions[data.labels], class_names)
-
-
-def pixel_statistics(data: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel of the images, uint8 or FP32 [N, C, H, W], scaled to [0, 1]: the
-    `mean` and `std` of an image architecture. Raises DataError if the first input is not images."""
-    images = data.inputs[0]
-    if images.ndim != 4:
-        raise DataError(f"expected images [N, C, H, W], got an input of shape {list(images.shape)}")
-    scale = 255.0 if images.dtype == np.uint8 else 1.0
-    mean = images.mean(axis=(0, 2, 3), dtype=np.float64) / scale
-    deviation = images.std(axis=(0, 2, 3), dtype=np.float64) / scale
-    # A channel that never changes is only shifted.
-    deviation[deviation == 0] = 1.0
-    return tuple(mean.round(6).tolist()), tuple(deviation.round(6).tolist())
 
 
 def tensors(data: Dataset, indices: NDArray[np.int64] | Tensor | None = None) -> tuple[Tensor, ...]:
@@ -162,7 +152,11 @@ def _check_classes(data: Dataset, where: str) -> None:
     counts = np.bincount(data.labels, minlength=len(data.class_names))
     empty = [quoted(data.class_names[label]) for label in np.flatnonzero(counts == 0)]
     if empty:
-        shown = ", ".join(empty[:_SHOWN_CLASSES]) + (", ..." if len(empty) > _SHOWN_CLASSES else "")
         raise DataError(
-            f"{where}: no example of class {shown}; give examples of every class, or take the class out of the names"
+            f"{where}: no example of class {_shown(empty)}; give examples of every class, or take the class out of the "
+            f"names"
         )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
