@@ -14,7 +14,7 @@ from offramp_server.errors import LoadError, ModelFailed
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.load import load_engine
-from offramp_server.workers.engines.torch_tensors import TORCH_TYPES
+from offramp_server.workers.engines.torch_tensors import SMALL_BYTES, TORCH_TYPES
 from open_inference.tensor import BF16, ITEM_SIZES, NUMPY_TYPES, Array, Tensor
 from torch import nn
 
@@ -109,6 +109,70 @@ def test_an_answer_owns_its_memory_although_the_model_returned_its_input(identit
     (answer,) = engine.execute([Tensor("x", "FP32", (2, 4), memoryview(shared))])
     shared[:] = bytes(len(shared))
     assert answer.numpy().tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+class Lends(nn.Module):
+    """Returns its input, and a row of it."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x[1]
+
+
+# Small answers are copied, of large ones the engine asks whose memory they are.
+WIDTHS = pytest.mark.parametrize("width", [4, SMALL_BYTES], ids=["small", "large"])
+
+
+@WIDTHS
+@pytest.mark.parametrize("datatype", ["FP32", BF16])
+def test_answers_of_any_size_share_no_memory_with_the_caller(tmp_path: Path, width: int, datatype: str) -> None:
+    example = torch.zeros(2, width, dtype=TORCH_TYPES[datatype])
+    path = export_pt2(tmp_path / "lends.pt2", Lends(), (example,), batch=0)
+    spec = model_spec(
+        path, [f"x {datatype} 2 {width}"], [f"same {datatype} 2 {width}", f"row {datatype} {width}"], max_batch_size=0
+    )
+    sent = bytes(Tensor.from_numpy("x", np.full((2, width), 3, np.float32), datatype).data)
+    shared = bytearray(sent)
+    same, row = load_engine(spec, "cpu", 1).execute([Tensor("x", datatype, (2, width), memoryview(shared))])
+    shared[:] = bytes(len(shared))
+    assert bytes(same.data) == sent
+    assert bytes(row.data) == sent[: len(sent) // 2]
+
+
+class Counter(nn.Module):
+    """Returns a buffer that it adds to."""
+
+    total: torch.Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total.add_(x)
+        return self.total
+
+
+@WIDTHS
+def test_answers_of_any_size_share_no_memory_with_the_model(tmp_path: Path, width: int) -> None:
+    path = export_pt2(tmp_path / "counter.pt2", Counter(width), (torch.zeros(width),), batch=0)
+    spec = model_spec(path, [f"x FP32 {width}"], [f"total FP32 {width}"], max_batch_size=0, backend="torch-eager")
+    engine = load_engine(spec, "cpu", 1)
+    ones = [Tensor.from_numpy("x", np.ones(width, np.float32))]
+    answers = [*engine.execute(ones), *engine.execute(ones)]
+    assert [set(answer.numpy().tolist()) for answer in answers] == [{1.0}, {2.0}]
+
+
+class Conjugate(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_complex(x).conj().imag
+
+
+@pytest.mark.parametrize("items", [1, 3])
+def test_an_answer_that_torch_has_negated_only_in_name_is_negated(tmp_path: Path, items: int) -> None:
+    path = export_pt2(tmp_path / "conjugate.pt2", Conjugate(), (torch.zeros(2, 1, 2),))
+    spec = model_spec(path, ["x FP32 1 2"], ["imaginary FP32 1"])
+    (answer,) = load_engine(spec, "cpu", 1).execute([Tensor.from_numpy("x", np.full((items, 1, 2), 5, np.float32))])
+    assert answer.numpy().tolist() == [[-5]] * items
 
 
 class Counts(nn.Module):

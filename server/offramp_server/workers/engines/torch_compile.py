@@ -36,13 +36,13 @@ class CompiledProgram:
 
     def __init__(self, spec: ModelSpec, program: Program) -> None:
         self._program = program
-        self._compiled = torch.compile(program.module)
+        self._compiled = torch.compile(program.module.forward)
         self._variable = [_variable_positions(spec, index) for index in range(len(spec.inputs))]
 
     def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if not self._covers(tensors):
             return self._program(tensors)
-        return self._program.calling.call(self._compiled, tensors)
+        return self._program.call(self._compiled, tensors)
 
     def compile(self, spec: ModelSpec, device: torch.device) -> None:
         """Compile for all batch sizes. The caller has entered the inference mode and autocast of execution."""

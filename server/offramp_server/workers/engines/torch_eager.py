@@ -34,49 +34,49 @@ class TorchEngine:
         self._program = program
         self._forward = forward or program
         self._copies_inputs = program.writes_in_place
-        self._weights = program.storages()
+        self._weights = torch_tensors.Addresses(program.kept())
+        # Entered anew for every batch; to make them anew would cost as much as a small operator.
+        self._inference_mode = torch.inference_mode()
+        self._precision = computing_in(report.precision, self._device)
 
     def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         # torch keeps the number of threads for each thread that calls it, and other engines of the process set it too.
         if torch.get_num_threads() != self.report.threads:
             torch.set_num_threads(self.report.threads)
         # Inputs are made inside inference mode: compiled code is guarded by how its tensors were made.
-        with torch.inference_mode(), computing_in(self.report.precision, self._device):
+        with self._inference_mode, self._precision:
             tensors = [torch_tensors.from_wire(tensor, self._copies_inputs) for tensor in inputs]
-            results = self._forward(self._to_device(tensors))
+            results = self._computed(tensors)
             check_count(self._spec, len(results))
-            return self._answers(self._to_host(results), tensors, batch_size(self._spec, inputs))
+            batch = batch_size(self._spec, inputs)
+            pairs = zip(self._spec.outputs, results, strict=True)
+            return [self._answer(output, result, tensors, batch) for output, result in pairs]
 
     def close(self) -> None:
         # The modules of an exported program are in cycles; their weights should not wait for the collector.
         for module in self._program.module.modules():
             module._parameters.clear()
             module._buffers.clear()
-        self._weights = set()
+        self._weights = torch_tensors.Addresses(())
         self._forward = _closed
 
-    def _to_device(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _computed(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The results in the memory of the host, which is where the arguments are."""
         if self._device.type == "cpu":
-            return tensors
-        return [tensor.to(self._device, non_blocking=True) for tensor in tensors]
-
-    def _to_host(self, results: list[torch.Tensor]) -> list[torch.Tensor]:
-        if self._device.type == "cpu":
-            return results
+            return self._forward(tensors)
+        results = self._forward([tensor.to(self._device, non_blocking=True) for tensor in tensors])
         results = [result.to("cpu", non_blocking=True) for result in results]
         torch.cuda.current_stream(self._device).synchronize()
         return results
 
-    def _answers(self, results: list[torch.Tensor], inputs: list[torch.Tensor], batch: int | None) -> list[Tensor]:
-        borrowed = self._weights.union(map(torch_tensors.storage_of, inputs))
-        pairs = zip(self._spec.outputs, results, strict=True)
-        return [self._answer(output, result, borrowed, batch) for output, result in pairs]
-
-    def _answer(self, output: TensorSpec, result: torch.Tensor, borrowed: set[int], batch: int | None) -> Tensor:
+    def _answer(
+        self, output: TensorSpec, result: torch.Tensor, inputs: list[torch.Tensor], batch: int | None
+    ) -> Tensor:
         result = self._declared_precision(output, result)
         shape = tuple(result.shape)
         check_output(self._spec, output, torch_tensors.datatype_of(result), shape, batch)
-        return Tensor(output.name, output.datatype, shape, torch_tensors.to_wire(torch_tensors.owned(result, borrowed)))
+        data = torch_tensors.to_wire(result, self._weights, inputs)
+        return Tensor(output.name, output.datatype, shape, data)
 
     def _declared_precision(self, output: TensorSpec, result: torch.Tensor) -> torch.Tensor:
         """Computing in another precision must not change what travels."""

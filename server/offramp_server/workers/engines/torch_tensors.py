@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import ctypes
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
 from types import MappingProxyType
 
+import numpy as np
 import torch
-from open_inference.tensor import Buffer, Tensor
+from open_inference.tensor import BF16, NUMPY_TYPES, Buffer, Tensor
 
 TORCH_TYPES = MappingProxyType(
     {
@@ -25,38 +29,57 @@ TORCH_TYPES = MappingProxyType(
         "BF16": torch.bfloat16,
     }
 )
+# Below this a copy costs less than the question whose memory it is.
+SMALL_BYTES = 64 * 1024
+
 _DATATYPES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 
 
 def from_wire(tensor: Tensor, copy: bool) -> torch.Tensor:
     """A CPU tensor over the wire's memory, or over a copy of it if `copy` is set or the memory is read-only."""
-    dtype = TORCH_TYPES[tensor.datatype]
-    if 0 in tensor.shape:
-        return torch.empty(tensor.shape, dtype=dtype)
     data = memoryview(tensor.data)
     # torch has no read-only tensors and warns about memory that it could write to by mistake.
     writable = bytearray(data) if copy or data.readonly else data
-    return torch.frombuffer(writable, dtype=dtype).reshape(tensor.shape)
+    # By way of numpy, which gives a buffer its type and shape in one step; torch.frombuffer needs three.
+    values = torch.from_numpy(np.ndarray(tensor.shape, NUMPY_TYPES[tensor.datatype], writable))
+    return values.view(torch.bfloat16) if tensor.datatype == BF16 else values
 
 
-def to_wire(tensor: torch.Tensor) -> Buffer:
-    """The bytes of a contiguous CPU tensor: a view, which keeps the tensor alive."""
-    if tensor.numel() == 0:
-        return b""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+def to_wire(tensor: torch.Tensor, weights: Addresses, inputs: Iterable[torch.Tensor]) -> Buffer:
+    """The bytes of a CPU tensor, which are not in the memory of the weights or of the (contiguous) inputs."""
+    # The one lazy form that a real tensor can have is resolved too.
+    tensor = tensor.resolve_neg().contiguous()
+    size = tensor.nbytes
+    if size <= SMALL_BYTES:
+        return ctypes.string_at(tensor.data_ptr(), size)
+    if weights.hold(tensor) or any(_starts_in(tensor, other) for other in inputs):
+        tensor = tensor.clone()
+    # A view, which keeps the tensor alive. numpy has no BF16.
+    values = tensor.view(torch.uint16) if tensor.dtype is torch.bfloat16 else tensor
+    return values.numpy().data.cast("B")
 
 
-def owned(tensor: torch.Tensor, borrowed: Container[int]) -> torch.Tensor:
-    """A contiguous tensor of the same values whose storage is not one of `borrowed` (see `storage_of`)."""
-    tensor = tensor.detach().resolve_conj().resolve_neg()
-    if not tensor.is_contiguous():
-        return tensor.contiguous()
-    return tensor.clone() if storage_of(tensor) in borrowed else tensor
+class Addresses:
+    """The memory of some tensors, to ask whether another one is a view of it."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        ranges = sorted((storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages)
+        self._starts = [start for start, _ in ranges]
+        # Storages may lie in one another, in one file that is mapped into memory.
+        self._ends = list(accumulate((end for _, end in ranges), max))
+
+    def hold(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor, which has elements, starts in this memory."""
+        address = tensor.data_ptr()
+        below = bisect_right(self._starts, address)
+        return below > 0 and address < self._ends[below - 1]
 
 
-def storage_of(tensor: torch.Tensor) -> int:
-    """Tensors that share memory share this number."""
-    return tensor.untyped_storage().data_ptr()
+def _starts_in(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    # By addresses: torch makes a Python object of a storage when it is asked for one, which takes 5 us.
+    start = other.data_ptr()
+    return start <= tensor.data_ptr() < start + other.nbytes
 
 
 def datatype_of(tensor: torch.Tensor) -> str:
