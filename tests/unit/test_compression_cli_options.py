@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from offramp_compression.errors import DataError, ModelError
 from offramp_compression.model_file import save
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance
+from offramp_server.cli.main import main
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +81,16 @@ class TestOpening:
             cli.open_model(parsed(str(tmp_path / "m.safetensors"), "--data", "d"))
         trusting = parsed(str(tmp_path / "m.safetensors"), "--data", "d", "--trust", "torch")
         assert cli.open_model(trusting).class_names == ("a", "b")
+
+
+class TestCommandLine:
+    def test_torch_is_imported_by_no_command_before_it_runs(self) -> None:
+        program = "import sys, offramp_server.cli.main as cli; cli.build_parser(); print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "False"
+
+    def test_bad_input_ends_with_2_and_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["evaluate", "--data", "nowhere", "nowhere.safetensors"]) == 2
+        errors = capsys.readouterr().err
+        assert errors.startswith("offramp: error: nowhere")
+        assert errors.count("\n") == 1
