@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from offramp_server.cores import usable_cores
 from offramp_server.errors import LoadError, Unavailable
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.scheduler import Scheduler
@@ -173,7 +173,7 @@ class WorkerGroup:
     def _threads(self, spec: ModelSpec) -> int:
         if spec.engine.threads:
             return spec.engine.threads
-        return max(1, _usable_cores() // self._wanted_actives)
+        return max(1, usable_cores() // self._wanted_actives)
 
     # Death and replacement
 
@@ -249,8 +249,3 @@ class WorkerGroup:
         """No worker could load the model again: those who wait for it are told."""
         self._models.pop(handle, None)
         self.scheduler.fail_lane(handle, Unavailable("no worker could load the model again; see the log"))
-
-
-def _usable_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
+from offramp_server.cores import usable_cores
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
@@ -22,7 +22,7 @@ def load_engine(spec: ModelSpec, device: str, threads: int) -> Engine:
     by something else silently. `auto` chooses, and says in the report what and why.
     """
     _check_asked(spec)
-    threads = threads if threads > 0 else _cores()
+    threads = threads if threads > 0 else usable_cores()
     load = _load_onnx if spec.format == "onnx" else _load_torch
     try:
         return load(spec, device, threads)
@@ -63,8 +63,3 @@ def _check_asked(spec: ModelSpec) -> None:
 
 def _listed(choices: Sequence[str]) -> str:
     return ", ".join(f'"{choice}"' for choice in choices)
-
-
-def _cores() -> int:
-    """Cores that this process may use; a container often has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
