@@ -150,6 +150,14 @@ class RepositorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PreprocessSettings:
+    """`[preprocess]`: the making of tensors from texts and pictures, which model.toml describes."""
+
+    # Threads of the front end that do it; 0: half of the cores.
+    threads: Annotated[int, between(0, 256)] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set."""
 
@@ -162,6 +170,7 @@ class Settings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     repository: RepositorySettings = field(default_factory=RepositorySettings)
+    preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
 
 
 def load_settings(

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offramp_server.config import Settings, WorkerSettings
+from offramp_server.cores import usable_cores
 from offramp_server.errors import ConfigurationError, Unavailable
+from offramp_server.preparation import Preparation
+from offramp_server.preprocess.pool import PreprocessPool
 from offramp_server.repository import reader
 from offramp_server.repository.catalog import Catalog
 from offramp_server.repository.registry import ModelRegistry
@@ -36,6 +39,7 @@ class Core:
     catalog: Catalog
     admission: Admission
     backend: Backend
+    preprocessing: PreprocessPool
 
     async def load(self) -> None:
         """Load the repository, then take requests."""
@@ -54,6 +58,7 @@ class Core:
         self.serving.live = self.serving.ready = False
         # Without a drain there may be requests left, which no worker would answer any more.
         self.backend.fail_all(Unavailable("the server is shutting down"))
+        await self.preprocessing.close()
         await self.models.close()
         await self.backend.close()
 
@@ -69,8 +74,11 @@ def build_core(repository: Path, settings: Settings) -> Core:
     routes = RouteTable(models)
     catalog = Catalog(repository, models, routes)
     admission = Admission(settings.limits.max_in_flight)
-    serving = Serving(models, routes, catalog, admission, request_limits(settings), stats)
-    return Core(settings, serving, models, catalog, admission, backend)
+    preprocessing = PreprocessPool(settings.preprocess.threads or max(1, usable_cores() // 2))
+    preparation = Preparation(preprocessing, request_limits(settings))
+    serving = Serving(models, routes, catalog, admission, preparation, stats)
+    models.before_ready = serving.try_out
+    return Core(settings, serving, models, catalog, admission, backend, preprocessing)
 
 
 def request_limits(settings: Settings) -> Limits:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from offramp_adapters.routes.strategy import Strategy
 
 from offramp_server.endpoints import EndpointInfo
+from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.backend import LoadedModel
 
 PLATFORMS = {"pt2": "pytorch_exported_program", "onnx": "onnx_onnxv1"}
@@ -20,8 +22,8 @@ def model(loaded: LoadedModel, versions: Sequence[str]) -> EndpointInfo:
         platform=PLATFORMS[spec.format],
         backend=engine.backend,
         max_batch_size=spec.max_batch_size,
-        inputs=spec.inputs,
-        outputs=spec.outputs,
+        inputs=spec.public_inputs,
+        outputs=spec.public_outputs,
         device=engine.device,
         instances=spec.engine.instances,
         max_queue_items=spec.batching.max_queue_items,
@@ -29,6 +31,7 @@ def model(loaded: LoadedModel, versions: Sequence[str]) -> EndpointInfo:
         model_filename=spec.path.name,
         parameters={
             **spec.metadata,
+            **_ends(spec),
             "engine": engine.backend,
             "engine_reason": engine.reason,
             "precision": engine.precision,
@@ -48,11 +51,23 @@ def route(name: str, strategy: Strategy, first: LoadedModel, version: str) -> En
         platform=f"offramp_route_{strategy.kind}",
         backend="offramp",
         max_batch_size=spec.max_batch_size,
-        inputs=spec.inputs,
-        outputs=spec.outputs,
+        inputs=spec.public_inputs,
+        outputs=spec.public_outputs,
         device=first.report.engine.device,
         instances=spec.engine.instances,
         max_queue_items=spec.batching.max_queue_items,
         default_timeout=spec.batching.default_timeout,
+        parameters=_ends(spec),
         composing=tuple(model.name for model in strategy.models),
     )
+
+
+def _ends(spec: ModelSpec) -> dict[str, str]:
+    """What clients may send besides the declared inputs, for those that ask the configuration."""
+    found = {}
+    if spec.preprocess is not None:
+        found["preprocess"] = spec.preprocess.kind
+        found["tensor_inputs"] = ", ".join(map(str, spec.inputs))
+    if spec.zero_shot is not None:
+        found["zero_shot"] = json.dumps(spec.zero_shot.templates, ensure_ascii=False)
+    return found

@@ -38,3 +38,5 @@ class InferResponse:
     id: str
     outputs: Sequence[Tensor]
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    # By output, where the request decided what its positions mean; otherwise the endpoint's labels hold.
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)

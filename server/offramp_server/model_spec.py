@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from offramp_adapters.zero_shot.settings import ZeroShotSettings
+from open_inference.tensor import BYTES
+
+from offramp_server.preprocess.settings import Preprocess
+
 VARIABLE = -1
 
 
@@ -27,6 +32,9 @@ class TensorSpec:
     labels: tuple[str, ...] = ()
     source: str = ""
     utf8: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.datatype}[{','.join(map(str, self.dims))}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +96,30 @@ class ModelSpec:
     size_bytes: int = 0
     # Free key-value pairs of model.toml's [metadata], shown in ModelConfig.
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # How `inputs` are made of what clients send; None: clients send them.
+    preprocess: Preprocess | None = None
+    # What makes a classifier of an encoder; None: clients get `outputs`.
+    zero_shot: ZeroShotSettings | None = None
 
     @property
     def batches(self) -> bool:
         return self.max_batch_size > 0
+
+    @property
+    def public_inputs(self) -> tuple[TensorSpec, ...]:
+        """What clients are told to send."""
+        return self.inputs if self.preprocess is None else (TensorSpec(self.preprocess.input, BYTES, (1,)),)
+
+    @property
+    def public_outputs(self) -> tuple[TensorSpec, ...]:
+        """What clients get."""
+        head = self.zero_shot
+        if head is None:
+            return self.outputs
+        # A request may bring any number of labels.
+        return tuple(
+            TensorSpec(name, "FP32", (VARIABLE,), labels=head.labels) for name in (head.logits, head.probabilities)
+        )
 
     def fingerprint(self) -> str:
         """Changes with anything that changes what the model answers or how it is run."""

@@ -7,30 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from offramp_adapters.routes.strategy import Answer as RouteAnswer
-from offramp_adapters.routes.strategy import RouteRefused, Run, Strategy
+from offramp_adapters.routes.strategy import Answer, RouteRefused, Run, Strategy
+from offramp_adapters.zero_shot.labels import LABELS_PARAMETER
 from offramp_common.text import quoted
-from open_inference.tensor import Tensor
+from open_inference.tensor import BYTES, Tensor, encode_bytes
 
 from offramp_server import describe
 from offramp_server.endpoints import EndpointInfo, IndexEntry, RouteInfo
 from offramp_server.errors import InvalidRequest, NotFound, OfframpError, Unavailable
-from offramp_server.inference import InferRequest, InferResponse, ParameterValue
+from offramp_server.inference import InferRequest, InferResponse
+from offramp_server.preparation import Preparation
 from offramp_server.repository.catalog import Catalog
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.repository.routes import RouteTable
 from offramp_server.scheduling.admission import Admission
-from offramp_server.scheduling.work import DEFAULT_PRIORITY, Work
+from offramp_server.scheduling.work import DEFAULT_PRIORITY, Timing, Work
 from offramp_server.telemetry.stats import Stats
 from offramp_server.telemetry.tracing import record_request
-from offramp_server.validation import Limits, validate
+from offramp_server.validation import check_requested
 from offramp_server.workers.backend import LoadedModel
 
 # The version that a route shows: it has none of its own, and clients expect a number.
 ROUTE_VERSION = "1"
+# What a model that takes texts is tried with before it serves.
+_SAMPLE_TEXT = "warm-up"
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """One run of one model."""
+
+    outputs: list[Tensor]
+    items: int
+    queue_ns: int
+    timing: Timing
 
 
 class Serving:
@@ -42,14 +56,14 @@ class Serving:
         routes: RouteTable,
         catalog: Catalog,
         admission: Admission,
-        limits: Limits,
+        preparation: Preparation,
         stats: Stats,
     ) -> None:
         self._models = models
         self._routes = routes
         self._catalog = catalog
         self._admission = admission
-        self._limits = limits
+        self._preparation = preparation
         self._loop = asyncio.get_running_loop()
         self.stats = stats
         self.live = True
@@ -71,8 +85,8 @@ class Serving:
             if strategy is not None:
                 return await self._infer_route(strategy, request)
             model = self._models.get(request.model, request.version)
-            outputs = await self._infer_model(model, request)
-            return InferResponse(model.spec.name, str(model.spec.version), request.id, outputs)
+            answer = await self._infer_model(model, request)
+            return _response(model.spec.name, str(model.spec.version), request, answer)
         finally:
             self._admission.release()
 
@@ -86,8 +100,16 @@ class Serving:
 
     async def _infer_route(self, strategy: Strategy, request: InferRequest) -> InferResponse:
         status = "internal"
+        ran: list[str] = []
+
+        async def run(decision: Run) -> Answer:
+            model = self._models.get(decision.model.name, decision.model.version)
+            answer = await self._infer_model(model, _with_inputs(request, decision))
+            ran.append(f"{model.spec.name}:{model.spec.version}")
+            return answer
+
         try:
-            outputs, ran = await self._follow(strategy, request)
+            answer = await _follow(strategy, request, run)
             status = "ok"
         except OfframpError as error:
             status = error.reason
@@ -97,47 +119,62 @@ class Serving:
             raise
         finally:
             self.stats.route_requests[request.model, status] += 1
-        parameters: dict[str, ParameterValue] = {"offramp_route": strategy.kind, "offramp_models": ",".join(ran)}
-        return InferResponse(request.model, ROUTE_VERSION, request.id, outputs, parameters)
+        parameters = {**answer.parameters, "offramp_route": strategy.kind, "offramp_models": ",".join(ran)}
+        return _response(request.model, ROUTE_VERSION, request, replace(answer, parameters=parameters))
 
-    async def _follow(self, strategy: Strategy, request: InferRequest) -> tuple[Sequence[Tensor], list[str]]:
-        """Run what the strategy decides until it answers; also the models that ran, as name:version."""
-        ran = []
-        try:
-            decision = strategy.begin(request.parameters)
-            while isinstance(decision, Run):
-                model = self._models.get(decision.model.name, decision.model.version)
-                outputs = await self._infer_model(model, request)
-                ran.append(f"{model.spec.name}:{model.spec.version}")
-                decision = strategy.resume(decision, outputs)
-        except RouteRefused as error:
-            raise InvalidRequest(str(error)) from error
-        assert isinstance(decision, RouteAnswer)
-        return decision.outputs, ran
-
-    async def _infer_model(self, model: LoadedModel, request: InferRequest) -> list[Tensor]:
+    async def _infer_model(self, model: LoadedModel, request: InferRequest) -> Answer:
         started = time.monotonic_ns()
         stats = model.lane.stats
         try:
-            valid = validate(request, model.spec.inputs, model.spec.outputs, model.spec.max_batch_size, self._limits)
-            work = Work(
-                valid.tensors, valid.items, valid.shape_key, self._loop.create_future(),
-                request.priority or DEFAULT_PRIORITY, self._deadline(request, model),
-            )  # fmt: skip
-            answer = await model.run(work)
+            if model.head is None:
+                if LABELS_PARAMETER in request.parameters:
+                    raise _labels_are_fixed(model)
+                computed = await self._compute(model, request, self._deadline(request, model))
+                answer = Answer(computed.outputs)
+            else:
+                answer, computed = await self._follow_head(model.head, model, request)
         except OfframpError as error:
             stats.failed(error.reason, time.monotonic_ns() - started)
             raise
         except asyncio.CancelledError:
             stats.failed("cancelled", time.monotonic_ns() - started)
             raise
-        timing = answer.timing
+        timing = computed.timing
         stats.answered(
-            valid.items, answer.queue_ns, timing.input_ns, timing.infer_ns, timing.output_ns,
+            computed.items, computed.queue_ns, timing.input_ns, timing.infer_ns, timing.output_ns,
             time.monotonic_ns() - started,
         )  # fmt: skip
-        record_request(model.spec.name, answer.queue_ns, timing.infer_ns)
-        return _named(answer.outputs, model, request.outputs)
+        return replace(answer, outputs=_wanted(answer.outputs, request.outputs)) if request.outputs else answer
+
+    async def _follow_head(self, head: Strategy, model: LoadedModel, request: InferRequest) -> tuple[Answer, _Computed]:
+        """What the model's head makes of its outputs, and the run over the request's own inputs."""
+        check_requested(request.outputs, model.spec.public_outputs)
+        # One for all runs, and of all outputs.
+        deadline = self._deadline(request, model)
+        whole = replace(request, outputs=())
+        runs: list[_Computed] = []
+
+        async def run(decision: Run) -> Answer:
+            runs.append(await self._compute(model, _with_inputs(whole, decision), deadline))
+            return Answer(runs[-1].outputs)
+
+        with model.lane.expected():
+            answer = await _follow(head, request, run)
+        return answer, runs[0]
+
+    async def _compute(self, model: LoadedModel, request: InferRequest, deadline: float | None) -> _Computed:
+        """Raises an OfframpError."""
+        valid = await self._preparation.inputs(model, request, deadline)
+        work = Work(
+            valid.tensors, valid.items, valid.shape_key, self._loop.create_future(),
+            request.priority or DEFAULT_PRIORITY, deadline,
+        )  # fmt: skip
+        answer = await model.run(work)
+        for spec, tensor in zip(model.spec.outputs, answer.outputs, strict=True):
+            # Workers send outputs by position.
+            tensor.name = spec.name
+        record_request(model.spec.name, answer.queue_ns, answer.timing.infer_ns)
+        return _Computed(answer.outputs, valid.items, answer.queue_ns, answer.timing)
 
     def _deadline(self, request: InferRequest, model: LoadedModel) -> float | None:
         timeout = model.spec.batching.default_timeout
@@ -188,6 +225,13 @@ class Serving:
     def _known_names(self) -> set[str]:
         return {entry.name for entry in self.index()}
 
+    async def try_out(self, model: LoadedModel) -> None:
+        """Before it serves: a head computes what it answers from, and whoever comes first would wait for that."""
+        if model.head is not None:
+            [text] = model.spec.public_inputs
+            sample = Tensor(text.name, BYTES, (1, 1), encode_bytes([_SAMPLE_TEXT]))
+            await self._follow_head(model.head, model, InferRequest(model.spec.name, [sample]))
+
     # Changes
 
     async def load(self, name: str) -> None:
@@ -204,11 +248,43 @@ class Serving:
         return await self._admission.wait_empty(timeout)
 
 
-def _named(outputs: Sequence[Tensor], model: LoadedModel, wanted: Sequence[str]) -> list[Tensor]:
-    """Workers send outputs by position; here they get the model's public names and the order that was asked for."""
-    for spec, tensor in zip(model.spec.outputs, outputs, strict=True):
-        tensor.name = spec.name
-    if not wanted:
-        return list(outputs)
+async def _follow(strategy: Strategy, request: InferRequest, run: Callable[[Run], Awaitable[Answer]]) -> Answer:
+    """Run what the strategy decides until it answers. Raises InvalidRequest for what it refuses."""
+    try:
+        decision = strategy.begin(request.parameters)
+        while isinstance(decision, Run):
+            decision = strategy.resume(decision, await _told_apart(decision, run))
+    except RouteRefused as error:
+        raise InvalidRequest(str(error)) from error
+    return decision
+
+
+async def _told_apart(decision: Run, run: Callable[[Run], Awaitable[Answer]]) -> Answer:
+    """An error in inputs that the caller did not send has to say whose they are."""
+    try:
+        return await run(decision)
+    except InvalidRequest as error:
+        if decision.inputs is None:
+            raise
+        raise InvalidRequest(f"{decision.inputs_are}: {error}") from error
+
+
+def _labels_are_fixed(model: LoadedModel) -> InvalidRequest:
+    """Or the model would answer as if it had heard the request's labels."""
+    return InvalidRequest(
+        f'parameter "{LABELS_PARAMETER}": model "{model.spec.name}" has labels of its own and no [zero_shot] table; '
+        "leave the parameter out"
+    )
+
+
+def _with_inputs(request: InferRequest, decision: Run) -> InferRequest:
+    return request if decision.inputs is None else replace(request, inputs=decision.inputs)
+
+
+def _wanted(outputs: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
     by_name = {tensor.name: tensor for tensor in outputs}
-    return [by_name[name] for name in wanted]
+    return [by_name[name] for name in names]
+
+
+def _response(model: str, version: str, request: InferRequest, answer: Answer) -> InferResponse:
+    return InferResponse(model, version, request.id, answer.outputs, answer.parameters, answer.labels)

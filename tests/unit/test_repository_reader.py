@@ -351,7 +351,6 @@ trained_on = "Tuesday"
         ('[[inputs]]\nname = "x"\n[[inputs]]\nname = "x"', 'inputs: two are named "x"; give each its own name'),
         ('[[inputs]]\nname = "x y"', "inputs[0].name: expected a name of at most 256 characters without spaces"),
         ('[[inputs]]\nname = "x"\nlabels = ["a"]', 'inputs: "x" has labels; only outputs can have them'),
-        ('[preprocess]\nkind = "image"', "[preprocess] is not available yet; send tensors"),
         ("versions = []", 'versions: expected "latest", "all" or at least one version, got an empty list'),
         ('versions = "newest"', 'versions: expected "latest" or "all" or'),
         ("versions = [1, 9]", "versions: there is no version 9; there are: 1"),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
-
-from open_inference.tensor import Tensor
 
 from offramp_adapters.routes.strategy import Answer, Decision, ModelRef, Parameters, RouteRefused, Run
 
@@ -33,5 +30,5 @@ class Single:
         # The only model is its own reference: it never disagrees with it, so any bound is kept.
         return Run(self.model)
 
-    def resume(self, run: Run, outputs: Sequence[Tensor]) -> Decision:
-        return Answer(outputs)
+    def resume(self, run: Run, answer: Answer) -> Decision:
+        return answer

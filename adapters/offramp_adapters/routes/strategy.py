@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeAlias
 
 from open_inference.tensor import Tensor
 
-Parameters: TypeAlias = Mapping[str, bool | int | float | str]
+ParameterValue: TypeAlias = bool | int | float | str
+Parameters: TypeAlias = Mapping[str, ParameterValue]
 
 
 class RouteRefused(ValueError):
@@ -28,16 +29,26 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Decision: compute the request's inputs with this model."""
+    """Decision: compute this model, with the deadline and the priority of the request."""
 
     model: ModelRef
+    # None: the request's own.
+    inputs: Sequence[Tensor] | None = None
+    # What inputs that are not the request's own are, for the error if they are refused.
+    inputs_are: str = ""
+    # What the strategy wants to be told again when it is resumed.
+    note: object = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Decision: these outputs are the route's answer."""
+    """What a run came to. As a decision: this is the route's answer."""
 
     outputs: Sequence[Tensor]
+    # What the positions along the last dimension of an output mean, where the request decided that.
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    # How it came about, for the caller.
+    parameters: Parameters = field(default_factory=dict)
 
 
 Decision: TypeAlias = Run | Answer
@@ -57,6 +68,6 @@ class Strategy(Protocol):
         """The first decision on a request. Raises RouteRefused."""
         ...
 
-    def resume(self, run: Run, outputs: Sequence[Tensor]) -> Decision:
-        """The next decision, given the outputs of the run that was decided before."""
+    def resume(self, run: Run, answer: Answer) -> Decision:
+        """The next decision, given what the run that was decided before came to."""
         ...

@@ -13,8 +13,14 @@ from open_inference.tensor import BYTES
 from offramp_server.errors import ConfigurationError
 from offramp_server.formats.source_model import Dimension, SourceModel, SourceTensor
 from offramp_server.model_spec import VARIABLE, ModelSpec, TensorSpec
+from offramp_server.preprocess.settings import Preprocess
+from offramp_server.repository.image_preprocess import match_image
 from offramp_server.repository.layout import MODEL_TOML
+from offramp_server.repository.manifest import FileHashes
 from offramp_server.repository.model_toml import ModelToml, TensorToml, read_labels
+from offramp_server.repository.preprocess_toml import TextToml
+from offramp_server.repository.text_preprocess import match_text
+from offramp_server.repository.zero_shot import match_zero_shot
 
 # What one batch holds at most where nothing is said.
 DEFAULT_MAX_BATCH_SIZE = 16
@@ -32,6 +38,7 @@ class Candidate:
     settings: ModelToml
     digest: str
     size_bytes: int
+    hashes: FileHashes
 
 
 def assemble(candidate: Candidate) -> ModelSpec:
@@ -42,7 +49,7 @@ def assemble(candidate: Candidate) -> ModelSpec:
     _check_warmup(settings, max_batch_size, toml)
     inputs = _Matcher(candidate, toml, "inputs", max_batch_size > 0).match(source.inputs, settings.inputs)
     outputs = _Matcher(candidate, toml, "outputs", max_batch_size > 0).match(source.outputs, settings.outputs)
-    return ModelSpec(
+    spec = ModelSpec(
         name=candidate.name,
         version=candidate.version,
         path=source.path,
@@ -56,7 +63,24 @@ def assemble(candidate: Candidate) -> ModelSpec:
         digest=candidate.digest,
         size_bytes=candidate.size_bytes,
         metadata={**source.provenance, **settings.metadata},
+        preprocess=_preprocess(candidate, inputs, toml),
     )
+    return spec if settings.zero_shot is None else match_zero_shot(settings.zero_shot, spec, toml)
+
+
+def _preprocess(candidate: Candidate, inputs: Sequence[TensorSpec], toml: Path) -> Preprocess | None:
+    settings = candidate.settings.preprocess
+    if settings is None:
+        return None
+    for tensor in inputs:
+        if tensor.name == settings.input:
+            raise ConfigurationError(
+                f'{toml}: preprocess.input: the model has an input "{tensor.name}" of its own; choose another name'
+            )
+    if isinstance(settings, TextToml):
+        folders = (candidate.source.path.parent, candidate.folder)
+        return match_text(settings, inputs, folders, candidate.hashes, toml)
+    return match_image(settings, inputs, toml)
 
 
 # Batching

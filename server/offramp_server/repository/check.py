@@ -10,6 +10,7 @@ from offramp_adapters.routes.strategy import ModelRef, Strategy
 
 from offramp_server.errors import OfframpError
 from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.preprocess.load import load_preprocessor
 from offramp_server.repository.layout import check_repository, folder_names, is_route, unrelated_folders
 from offramp_server.repository.reader import read_model, read_route
 
@@ -39,12 +40,20 @@ def check(repository: Path) -> Report:
             if is_route(repository / name):
                 found.routes[name] = read_route(repository, name)
             else:
-                found.models[name] = read_model(repository, name)
+                found.models[name] = _read(repository, name)
         except OfframpError as error:
             found.problems.append(str(error))
     for name, route in found.routes.items():
         found.problems += [f'route "{name}": {problem}' for problem in _dangling(repository, found, route)]
     return Report(tuple(_lines(repository, found)), tuple(found.problems))
+
+
+def _read(repository: Path, name: str) -> tuple[ModelSpec, ...]:
+    versions = read_model(repository, name)
+    for spec in versions:
+        # Needs no worker, and has files and extras of its own.
+        load_preprocessor(spec)
+    return versions
 
 
 def _dangling(repository: Path, found: _Findings, route: Strategy) -> Iterator[str]:
@@ -75,12 +84,16 @@ def _lines(repository: Path, found: _Findings) -> Iterator[str]:
 def _version_lines(spec: ModelSpec) -> Iterator[str]:
     batches = f"batches of up to {spec.max_batch_size}" if spec.batches else "no batch dimension"
     yield f"  version {spec.version}: {spec.format}, {spec.size_bytes} bytes, {batches}, engine {spec.engine.backend}"
-    yield f"    in:  {_tensor_list(spec.inputs)}"
-    yield f"    out: {_tensor_list(spec.outputs)}"
+    yield f"    in:  {_tensor_list(spec.public_inputs)}"
+    if spec.preprocess is not None:
+        yield f"         {spec.preprocess.kind}, made into {_tensor_list(spec.inputs)}"
+    yield f"    out: {_tensor_list(spec.public_outputs)}"
+    if spec.zero_shot is not None:
+        yield f"         zero-shot over {len(spec.zero_shot.labels)} labels, by {_tensor_list(spec.outputs)}"
 
 
 def _tensor_list(tensors: Sequence[TensorSpec]) -> str:
-    return ", ".join(f"{tensor.name} {tensor.datatype}[{','.join(map(str, tensor.dims))}]" for tensor in tensors)
+    return ", ".join(map(str, tensors))
 
 
 def _reference(model: ModelRef) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -13,6 +13,8 @@ from open_inference.tensor import DATATYPES
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.model_spec import BatchingSettings, EngineSettings, WarmupSettings
+from offramp_server.repository.preprocess_toml import PreprocessToml, bind_preprocess
+from offramp_server.repository.zero_shot import ZeroShotToml
 
 _TensorName = Annotated[str, matches(r"[^\s\x00-\x1f\x7f]{1,256}", "a name of at most 256 characters without spaces")]
 _Dims = Annotated[tuple[int, ...], every(Rule("at least 1, or -1 where it varies", lambda dim: dim == -1 or dim >= 1))]
@@ -71,6 +73,8 @@ class ModelToml:
     warmup: WarmupSettings = field(default_factory=WarmupSettings)
     # Free text pairs, shown to clients in ModelConfig.
     metadata: Mapping[str, str] = field(default_factory=dict)
+    preprocess: PreprocessToml | None = None
+    zero_shot: ZeroShotToml | None = None
 
 
 def read_model_toml(path: Path) -> ModelToml:
@@ -78,9 +82,11 @@ def read_model_toml(path: Path) -> ModelToml:
     if not path.is_file():
         return ModelToml()
     table = read_toml(path)
-    if "preprocess" in table:
-        raise ConfigurationError(f"{path}: [preprocess] is not available yet; send tensors, and leave the table out")
+    # Apart, for which keys it has depends on what it is for.
+    preprocess = table.pop("preprocess", None)
     model = bind(ModelToml, table, path, RULES)
+    if preprocess is not None:
+        model = replace(model, preprocess=bind_preprocess(preprocess, path))
     _check_names(path, "inputs", model.inputs)
     _check_names(path, "outputs", model.outputs)
     if not model.versions:

@@ -77,7 +77,7 @@ def _read_version(model: ModelFolder, version: int, settings: ModelToml) -> Mode
     source = _read_source(model_file(folder))
     size = sum(path.stat().st_size for path in (source.path, *source.external))
     digest = hashes.digest(source.path, source.external)
-    return assemble(Candidate(model.name, version, model.path, source, settings, digest, size))
+    return assemble(Candidate(model.name, version, model.path, source, settings, digest, size, hashes))
 
 
 def _read_source(path: Path) -> SourceModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 from offramp_common.text import quoted
@@ -38,6 +38,8 @@ class ModelRegistry:
     def __init__(self, read: ModelReader, loader: ModelLoader, stats: Stats) -> None:
         # Called after every change of what can answer.
         self.on_change: Callable[[], None] = lambda: None
+        # Called with every loaded version before it serves; what it raises refuses the load.
+        self.before_ready: Callable[[LoadedModel], Awaitable[None]] = _nothing
         self._read = read
         self._loader = loader
         self._stats = stats
@@ -127,6 +129,7 @@ class ModelRegistry:
                 version = str(spec.version)
                 self._announce(name, version)
                 loaded.append(await self._loader.load(spec))
+                await self.before_ready(loaded[-1])
         except NotFound:
             raise
         except Exception as error:
@@ -204,3 +207,7 @@ class ModelRegistry:
         entry = next(iter(entries.values()))
         message = f'model "{name}" is not ready: {entry.state}' + (f" ({entry.reason})" if entry.reason else "")
         return Unavailable(message) if entry.state in (LOADING, UNLOADING) else NotFound(message)
+
+
+async def _nothing(model: LoadedModel) -> None:
+    pass

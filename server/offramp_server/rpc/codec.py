@@ -246,7 +246,7 @@ def encode(
     message = ModelInferResponse(model_name=response.model, model_version=response.version, id=id)
     outputs = response.outputs
     if plan.classes and endpoint is not None:
-        outputs = [_classified(tensor, plan, endpoint) for tensor in outputs]
+        outputs = [_classified(tensor, plan, response, endpoint) for tensor in outputs]
     # The protocol allows raw contents for all outputs or for none, and FP16 and BF16 have no other form.
     typed = plan.typed and all(tensor.datatype in contents.FIELDS for tensor in outputs)
     raw = [_write_output(message, tensor, plan, typed) for tensor in outputs]
@@ -256,11 +256,13 @@ def encode(
     return raw_contents.serialize(message, ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER, () if typed else raw)
 
 
-def _classified(tensor: Tensor, plan: ReplyPlan, endpoint: EndpointInfo) -> Tensor:
+def _classified(tensor: Tensor, plan: ReplyPlan, response: InferResponse, endpoint: EndpointInfo) -> Tensor:
     count = plan.classes.get(tensor.name)
     if count is None:
         return tensor
-    labels = next((spec.labels for spec in endpoint.outputs if spec.name == tensor.name), ())
+    labels = response.labels.get(tensor.name)
+    if labels is None:
+        labels = next((spec.labels for spec in endpoint.outputs if spec.name == tensor.name), ())
     return classification.classify(tensor, count, labels, batched=endpoint.max_batch_size > 0)
 
 

@@ -148,6 +148,12 @@ def _model_counters(models: Mapping[tuple[str, str], ModelStats]) -> Iterator[Me
     )
     yield _histogram(
         models,
+        "offramp_preprocess_seconds",
+        "Time from a request's arrival until its texts or pictures were tensors.",
+        lambda m: m.preprocess_seconds,
+    )
+    yield _histogram(
+        models,
         "offramp_queue_duration_seconds",
         "Time that a request waited for a batch, of requests that were answered.",
         lambda m: m.queue_seconds,

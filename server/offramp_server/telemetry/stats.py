@@ -65,6 +65,7 @@ class ModelStats:
     # Milliseconds since the epoch; 0: never.
     last_inference_ms: int = 0
     request_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    preprocess_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
     compute_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
     batch_items: Histogram = field(default_factory=lambda: Histogram(SIZE_BUCKETS))

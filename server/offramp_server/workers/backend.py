@@ -9,8 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from offramp_adapters.routes.strategy import ModelRef, Strategy
+from offramp_adapters.zero_shot.classifier import ZeroShot
+
 from offramp_server.errors import Unavailable
 from offramp_server.model_spec import ModelSpec
+from offramp_server.preprocess.items import Preprocessor
+from offramp_server.preprocess.load import load_preprocessor
 from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.scheduling.work import Answer, Work
@@ -30,6 +35,10 @@ class LoadedModel:
     report: LoadReport
     lane: Lane
     group: WorkerGroup
+    # Makes the model's inputs of what clients send; None: they send them.
+    preprocessor: Preprocessor | None = None
+    # What becomes of the model's outputs before clients get them; None: nothing.
+    head: Strategy | None = None
 
     async def run(self, work: Work) -> Answer:
         """Raises as Scheduler.run does, and Unavailable if no worker is left that could load the model."""
@@ -57,6 +66,7 @@ class Backend:
 
     async def load(self, spec: ModelSpec) -> LoadedModel:
         """Load and warm one version. Raises LoadError, and then nothing of it is left."""
+        preprocessor = await asyncio.to_thread(load_preprocessor, spec)
         group = self._group(await self._device(spec))
         handle = next(self._handles)
         try:
@@ -67,7 +77,7 @@ class Backend:
         stats = self._stats.model(spec.name, str(spec.version))
         lane = Lane(handle, spec, stats, report.seconds_by_items)
         group.scheduler.open_lane(lane)
-        return LoadedModel(spec, report, lane, group)
+        return LoadedModel(spec, report, lane, group, preprocessor, _head(spec))
 
     async def unload(self, model: LoadedModel) -> None:
         """Wait for the model's requests, then let go of it. The caller has stopped sending new ones."""
@@ -112,6 +122,13 @@ class Backend:
         if self._cuda is None:
             self._cuda = await asyncio.to_thread(_probe_cuda)
         return self._cuda
+
+
+def _head(spec: ModelSpec) -> Strategy | None:
+    if spec.zero_shot is None:
+        return None
+    [text] = spec.public_inputs
+    return ZeroShot(spec.zero_shot, ModelRef(spec.name, str(spec.version)), text.name, spec.max_batch_size)
 
 
 def _probe_cuda() -> bool:

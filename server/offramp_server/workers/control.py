@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,12 @@ def encode(message: Mapping[str, Any]) -> bytes:
 
 
 def load_request_to_wire(handle: int, spec: ModelSpec, placement: Placement) -> Message:
+    # What comes before and after the network is the front end's.
+    network = replace(spec, preprocess=None, zero_shot=None)
     return {
         "do": "load",
         "handle": handle,
-        "spec": asdict(spec) | {"path": str(spec.path), "metadata": dict(spec.metadata)},
+        "spec": asdict(network) | {"path": str(spec.path), "metadata": dict(spec.metadata)},
         "placement": asdict(placement),
     }
 
