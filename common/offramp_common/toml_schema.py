@@ -69,15 +69,20 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def bind(
-    cls: type[T], table: Mapping[str, Any], origin: Origin | Path | str, rules: Mapping[str, Rule] | None = None
+    cls: type[T],
+    table: Mapping[str, Any],
+    origin: Origin | Path | str,
+    rules: Mapping[str, Rule] | None = None,
+    prefix: str = "",
 ) -> T:
     """Make a `cls` from a parsed table.
 
-    `rules` maps dotted keys (list positions left out: "inputs.name") to conditions that the types do not carry.
+    `rules` maps dotted keys (list positions left out: "inputs.name") to conditions that the types do not carry;
+    `prefix` comes before the keys of a table that lies inside another ("preprocess.").
     Raises ConfigurationError for a key that is unknown or missing and for a value of the wrong type or out of bounds.
     """
     written_in: Origin = origin if callable(origin) else lambda _: str(origin)
-    return _Binder(written_in, rules or {}).table(cls, table, "")
+    return _Binder(written_in, rules or {}).table(cls, table, prefix)
 
 
 def unknown_key(origin: str, key: str, valid: list[str]) -> ConfigurationError:
