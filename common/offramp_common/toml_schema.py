@@ -2,8 +2,8 @@
 
 The dataclass is the schema: a field's type is what the value must be, its default makes the key optional, and a `Rule`
 in an `Annotated` type (or in `rules`, for dataclasses that know nothing of TOML) narrows what is accepted. Types may
-be bool, int, float, str, Path, Literal, another dataclass, `tuple[X, ...]`, `Mapping[str, str]`, `X | None`, and unions
-of these.
+be bool, int, float, str, Path, Literal, another dataclass, `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, unions of
+these, and `Any` within a mapping.
 """
 
 from __future__ import annotations
@@ -129,6 +129,8 @@ class _Binder:
 
     def _value(self, kind: Any, value: Any, key: str) -> Any:
         origin = get_origin(kind)
+        if kind is Any:
+            return value
         if origin is Annotated:
             return self._checked(_annotated_rules(kind), self._value(get_args(kind)[0], value, key), key, value)
         if origin in (Union, types.UnionType):
@@ -136,7 +138,7 @@ class _Binder:
         if origin is tuple:
             return self._list(get_args(kind)[0], value, key)
         if origin is Mapping:
-            return _texts(value)
+            return self._mapping(get_args(kind)[1], value, key)
         if dataclasses.is_dataclass(kind) and isinstance(kind, type):
             if not isinstance(value, Mapping):
                 raise _Mismatch
@@ -157,6 +159,11 @@ class _Binder:
         if dataclasses.is_dataclass(kind):
             return tuple(self._field(kind, element, f"{key}[{index}]") for index, element in enumerate(value))
         return tuple(self._value(kind, element, key) for element in value)
+
+    def _mapping(self, kind: Any, value: Any, key: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise _Mismatch
+        return {name: self._value(kind, element, f"{key}.{name}") for name, element in value.items()}
 
     def _wrong(self, key: str, expected: str, value: Any) -> ConfigurationError:
         return ConfigurationError(f"{self._origin(key)}: {key}: expected {expected}, got {_shown(value)}")
@@ -179,12 +186,6 @@ def _scalar(kind: Any, value: Any) -> Any:
     if kind in (bool, int, str) and type(value) is kind:
         return value
     raise _Mismatch
-
-
-def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-        raise _Mismatch
-    return dict(value)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -213,7 +214,7 @@ def _words(kind: Any) -> str:
         element = get_args(kind)[0]
         return "a list of tables" if dataclasses.is_dataclass(element) else f"a list, each element {_words(element)}"
     if origin is Mapping:
-        return "a table of strings"
+        return "a table of strings" if get_args(kind)[1] is str else "a table"
     return "a table" if dataclasses.is_dataclass(kind) else _WORDS[kind]
 
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from offramp_compression.cli import evaluate, export
+from offramp_compression.cli import distill, evaluate, export, fine_tune, make, train
 
-COMMANDS: tuple[ModuleType, ...] = (evaluate, export)
+COMMANDS: tuple[ModuleType, ...] = (distill, evaluate, export, fine_tune, make, train)

@@ -1,0 +1,85 @@
+"""Steps that a family begins with: weights that are there, or training from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from offramp_compression.data.batches import Batches
+from offramp_compression.errors import ModelError
+from offramp_compression.evaluation.predict import accuracy
+from offramp_compression.model_file import load
+from offramp_compression.network import Network
+from offramp_compression.new_network import new_network
+from offramp_compression.provenance import Provenance, installed_versions
+from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
+from offramp_compression.recipes.workshop import Step, Workshop
+from offramp_compression.training.learn import learn
+from offramp_compression.training.objective import Supervised
+from offramp_compression.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadStep(Step):
+    """`kind = "load"`: a model file, or plain weights of an architecture."""
+
+    kind: Literal["load"]
+    # Relative to the recipe.
+    weights: str
+    # For plain .safetensors weights, which do not say what they are of.
+    architecture: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def inputs(self, base: Path) -> tuple[Path, ...]:
+        return (base / self.weights,)
+
+    def make(self, workshop: Workshop) -> Network:
+        path = workshop.base / self.weights
+        if not self.architecture:
+            return load(path)
+        network = new_network(self.architecture, self.arguments, workshop.data.train)
+        _fill(network, path)
+        measured = {"validation_accuracy": accuracy(network.module, workshop.data.validation)}
+        said = {"weights": self.weights}
+        return replace(network, provenance=Provenance("load", said, versions=installed_versions(), metrics=measured))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStep(Step):
+    """`kind = "train"`: from scratch, from the labels."""
+
+    kind: Literal["train"]
+    architecture: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    label_smoothing: float = 0.0
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def make(self, workshop: Workshop) -> Network:
+        settings = settings_for(self.training, workshop)
+        data = workshop.data.train
+        network = new_network(
+            self.architecture, self.arguments, data, settings.seed, vocabulary=workshop.data.vocabulary
+        )
+        batches = Batches(data, settings.batch_size, settings.seed, self.augmentation.of(data))
+        objective = Supervised(self.label_smoothing)
+        return learn(
+            network, batches, settings, objective,
+            validate=workshop.data.validation, **watching(workshop, self.name),
+        ).network  # fmt: skip
+
+
+def _fill(network: Network, path: Path) -> None:
+    try:
+        network.module.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist; it should hold the weights of the step") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"{path} does not hold the weights of {network.blueprint.architecture} with these arguments: {error}"
+        ) from error

@@ -1,0 +1,69 @@
+"""What a step works with: the data, what other steps have made, and a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from offramp_compression.network import Network
+from offramp_compression.provenance import Provenance
+from offramp_compression.recipes.data import RecipeData
+from offramp_compression.recipes.schema import RecipeTable, StepTable
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A model that is no network any more: a quantised program, ready to be served."""
+
+    # model.pt2 or model.onnx, in the step's folder.
+    path: Path
+    class_names: tuple[str, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    provenance: Provenance
+
+
+Made: TypeAlias = Network | Artefact
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    recipe: RecipeTable
+    data: RecipeData
+    # What relative paths of the recipe are relative to.
+    base: Path
+    # The step's own folder, which outlives a run that is stopped: checkpoints and event files go here.
+    folder: Path
+    # The network that a step has made, by the step's name. Raises ModelError for a step that made none.
+    network: Callable[[str], Network]
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(StepTable):
+    """One kind of step, with the fields that it adds to those of all steps."""
+
+    def parents(self) -> tuple[str, ...]:
+        """The steps whose results it needs, in the order in which a reader would name them."""
+        return (self.of,) if self.of else ()
+
+    def inputs(self, base: Path) -> tuple[Path, ...]:
+        """The files it reads besides the data: if one of them changes, it is made again."""
+        return ()
+
+    def make(self, workshop: Workshop) -> Made:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A step's result, made now or before."""
+
+    step: Step
+    fingerprint: str
+    folder: Path
+    made: Made
+    # Seconds it took when it was made.
+    seconds: float

@@ -1,0 +1,264 @@
+"""`offramp make`: a family from one file, made once, resumed where it was stopped, judged by what it must reach."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from offramp_common.errors import ConfigurationError, OfframpError
+from offramp_compression.evaluation.bootstrap import Bootstrap, Estimate
+from offramp_compression.evaluation.evaluation import Evaluation
+from offramp_compression.evaluation.latency import Timing
+from offramp_compression.evaluation.metrics import quality
+from offramp_compression.recipes.data import RecipeData
+from offramp_compression.recipes.judge import verdicts_on
+from offramp_compression.recipes.read import read_recipe
+from offramp_compression.recipes.run import BudgetSpent, chosen, default_places, make
+from offramp_compression.recipes.schema import DataTable, Requirement
+from offramp_server.cli.main import main
+
+TEACHER = """
+[[steps]]
+name = "teacher"
+kind = "train"
+architecture = "tiny_cnn"
+arguments = { channels = [4, 8] }
+training = { epochs = 1, batch_size = 20, learning_rate = 0.05 }
+augmentation = { flip = false, shift = 0 }
+serve = ["pt2"]
+"""
+STUDENT = """
+[[steps]]
+name = "student"
+kind = "distill"
+teachers = ["teacher"]
+architecture = "tiny_cnn"
+arguments = { channels = [2, 4] }
+training = { epochs = 1, batch_size = 20, learning_rate = 0.05 }
+augmentation = { flip = false, shift = 0 }
+"""
+HEAD = """
+name = "family"
+threads = 1
+
+[data]
+path = "data"
+validation = 0.2
+
+[evaluation]
+resamples = 5
+batch_sizes = [1]
+"""
+
+
+def write_data(folder: Path, seed: int = 0) -> None:
+    """Squares in one of two corners."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(exist_ok=True)
+    for part, count in (("train", 100), ("test", 40)):
+        labels = np.arange(count) % 2
+        images = random.integers(0, 60, (count, 1, 16, 16), dtype=np.uint8)
+        images[labels == 0, :, :6, :6] = 250
+        images[labels == 1, :, 10:, 10:] = 250
+        np.savez(folder / f"{part}.npz", x=images, labels=labels, class_names=np.asarray(["left", "right"]))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    write_data(tmp_path / "data")
+    path = tmp_path / "recipe.toml"
+    path.write_text(HEAD + TEACHER + STUDENT)
+    return path
+
+
+def run(recipe: Path, *options: str) -> int:
+    return main(["make", str(recipe), "--work", str(recipe.parent / "work"), *options])
+
+
+def test_a_family_is_made_served_and_measured(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(recipe) == 0
+    work = recipe.parent / "work"
+    assert (work / "repository" / "family-teacher" / "1" / "model.pt2").is_file()
+    assert not (work / "repository" / "family-student").exists()
+    report = json.loads((work / "report.json").read_text())
+    assert [each["name"] for each in report["evaluations"]] == [
+        "teacher (network)", "family-teacher", "student (network)",
+    ]  # fmt: skip
+    assert report["evaluations"][0]["quality"]["examples"] == 40
+    assert "agreement" in capsys.readouterr().out
+
+
+def test_what_was_made_before_is_not_made_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(recipe, "--no-evaluation") == 0
+    made = {path: path.stat().st_mtime_ns for path in (recipe.parent / "work").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(recipe, "--no-evaluation") == 0
+    printed = capsys.readouterr().out
+    assert "teacher: made before" in printed
+    assert "family-teacher: in" in printed
+    assert made == {path: path.stat().st_mtime_ns for path in (recipe.parent / "work").rglob("*") if path.is_file()}
+
+
+def test_a_changed_step_is_made_again_with_those_that_are_made_of_it(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe, "--no-evaluation")
+    capsys.readouterr()
+    recipe.write_text(recipe.read_text().replace("[2, 4]", "[2, 6]"))
+    run(recipe, "--no-evaluation")
+    printed = capsys.readouterr().out
+    assert "teacher: made before" in printed
+    assert "student: distill" in printed
+    recipe.write_text(recipe.read_text().replace("[4, 8]", "[4, 6]"))
+    run(recipe, "--no-evaluation")
+    printed = capsys.readouterr().out
+    assert "teacher: train" in printed
+    assert "student: distill" in printed
+    # The repository has the new teacher as its next version.
+    assert (recipe.parent / "work" / "repository" / "family-teacher" / "2" / "model.pt2").is_file()
+
+
+def test_how_a_model_is_served_or_judged_does_not_change_what_it_is(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe, "--no-evaluation")
+    capsys.readouterr()
+    recipe.write_text(recipe.read_text() + 'serve = ["pt2"]\nserve_as = "small"\nrequire = { accuracy = 0.1 }\n')
+    run(recipe, "--no-evaluation")
+    assert "student: made before" in capsys.readouterr().out
+    assert (recipe.parent / "work" / "repository" / "small" / "1" / "model.pt2").is_file()
+
+
+def test_other_data_make_everything_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(recipe, "--no-evaluation")
+    capsys.readouterr()
+    write_data(recipe.parent / "data", seed=1)
+    run(recipe, "--no-evaluation")
+    assert "made before" not in capsys.readouterr().out
+
+
+def test_a_step_can_be_asked_for_with_those_it_needs(recipe: Path) -> None:
+    parsed = read_recipe(recipe)
+    assert [step.name for step in chosen(parsed, ["teacher"]).steps] == ["teacher"]
+    assert [step.name for step in chosen(parsed, ["student"]).steps] == ["teacher", "student"]
+    with pytest.raises(ConfigurationError, match="the recipe has no step nobody; it has teacher, student"):
+        chosen(parsed, ["nobody"])
+
+
+def test_what_a_model_misses_is_said_and_the_command_fails(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(recipe.read_text() + "require = { parameters = 3 }\n")
+    assert run(recipe) == 1
+    assert "at most 3 parameters" in capsys.readouterr().out
+
+
+def test_no_step_begins_when_the_budget_is_spent_and_what_was_made_is_kept(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("[evaluation]", "[budget]\nminutes = 1\n\n[evaluation]"))
+    parsed = read_recipe(recipe)
+    places = default_places(recipe, "family", recipe.parent / "work", None)
+    data = RecipeData(parsed.table.data, recipe.parent, 0)
+    times = iter([0.0, 0.0, 0.0, 61.0, 61.0])
+    with pytest.raises(BudgetSpent, match="1 of 1 minutes are spent and student is not made"):
+        make(parsed, places, data, lambda _: None, clock=lambda: next(times))
+    # The next run goes on after the teacher.
+    said: list[str] = []
+    products = make(parsed, places, data, said.append, clock=lambda: 0.0)
+    assert list(products) == ["teacher", "student"]
+    assert said[0].startswith("teacher: made before")
+
+
+def test_data_are_fetched_by_a_program_beside_the_recipe(recipe: Path) -> None:
+    program = recipe.parent / "fetch.py"
+    program.write_text(f"print('fetching ...')\nprint({str(recipe.parent / 'data')!r})\n")
+    recipe.write_text(recipe.read_text().replace('path = "data"', 'fetch = "fetch.py"'))
+    assert run(recipe, "--no-evaluation", "--only", "teacher") == 0
+
+
+def test_a_program_that_cannot_fetch_ends_with_a_sentence(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipe.parent / "fetch.py").write_text("raise SystemExit('no network')\n")
+    recipe.write_text(recipe.read_text().replace('path = "data"', 'fetch = "fetch.py"'))
+    assert run(recipe) == 2
+    assert "did not say where the data are" in capsys.readouterr().err
+
+
+def test_a_trial_takes_a_few_examples_of_each_part_and_of_each_class(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    data = RecipeData(DataTable(path="data", validation=0.2, limit=10), tmp_path, 0)
+    for part in (data.train, data.validation, data.test):
+        assert len(part) == 10
+        assert set(part.labels) == {0, 1}
+
+
+def test_validation_and_test_examples_are_not_learnt_from(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    data = RecipeData(DataTable(path="data", validation=0.2, calibration=30), tmp_path, 0)
+    learnt = {image.tobytes() for image in data.train.inputs[0]}
+    assert len(learnt) == 80
+    for part in (data.validation, data.test):
+        assert not learnt & {image.tobytes() for image in part.inputs[0]}
+    assert {image.tobytes() for image in data.calibration.inputs[0]} <= learnt
+    assert len(data.calibration) == 30
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("", r'"name" is missing'),
+        ('name = "x"\n', r"a recipe needs at least one \[\[steps\]\]"),
+        (HEAD + "[[steps]]\nname = 'a'\n", 'step "a": "kind" is missing'),
+        (HEAD + "[[steps]]\nname = 'a'\nkind = 'distil'\n", r'no kind "distil"; did you mean "distill"\?'),
+        (HEAD + TEACHER.replace("epochs", "epoch"), r'unknown key "training.epoch"; did you mean "training.epochs"'),
+        (HEAD + STUDENT, 'step "student" needs "teacher", which no step before it makes'),
+        (HEAD + TEACHER + TEACHER, 'two steps are named "teacher"'),
+        (HEAD.replace("resamples", "reference = 'tutor'\nresamples") + TEACHER, "evaluation.reference: there is no"),
+        (HEAD + TEACHER.replace('["pt2"]', '["pt3"]'), "serve: expected a list"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_cannot_be_read_says_what_is_at_fault(tmp_path: Path, written: str, words: str) -> None:
+    (tmp_path / "recipe.toml").write_text(written)
+    with pytest.raises(ConfigurationError, match=words):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+def test_a_recipe_without_data_says_how_to_give_them(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(recipe.read_text().replace('path = "data"\n', ""))
+    assert run(recipe) == 2
+    assert "pass --data" in capsys.readouterr().err
+
+
+def test_weights_of_another_architecture_are_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"nothing": np.zeros(3, np.float32)}, recipe.parent / "weights.safetensors")
+    step = '[[steps]]\nname = "teacher"\nkind = "load"\nweights = "weights.safetensors"\narchitecture = "tiny_cnn"\n'
+    recipe.write_text(HEAD + step)
+    assert run(recipe) == 2
+    assert "does not hold the weights of tiny_cnn" in capsys.readouterr().err
+
+
+def evaluation(name: str, accuracy: float, seconds: float, parameters: int | None = 100) -> Evaluation:
+    labels = np.zeros(100, np.int64)
+    logits = np.eye(2)[(np.arange(100) >= 100 * accuracy).astype(int)]
+    timing = Timing(16, Estimate(seconds))
+    figures = quality(logits, labels, ("a", "b"), bootstrap=Bootstrap(0))
+    return Evaluation(name, "engine", parameters, 1, None, figures, (timing,))
+
+
+def test_a_requirement_is_about_the_reference_and_one_model_has_to_reach_it_all() -> None:
+    reference = evaluation("teacher", accuracy=0.9, seconds=1.0)
+    fast_and_wrong, slow_and_right = evaluation("a", 0.5, 0.1), evaluation("b", 0.9, 1.0)
+    asked = Requirement(points_lost=1.0, speedup=2.0)
+    missed = verdicts_on("student", asked, reference, [fast_and_wrong, slow_and_right])
+    assert [each.reached for each in missed] == [True, False]
+    good = evaluation("c", 0.895, 0.4)
+    reached = verdicts_on("student", asked, reference, [fast_and_wrong, good, slow_and_right])
+    assert [(each.measured, each.reached) for each in reached] == [("+0.00", True), ("2.50x", True)]
+    assert math.isclose(reference.timings[0].items_per_second, 16)
+
+
+def test_a_recipe_is_not_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["make", "nowhere.toml"]) == 2
+    assert "nowhere.toml: cannot be read" in capsys.readouterr().err
+    assert issubclass(ConfigurationError, OfframpError)
