@@ -18,7 +18,7 @@ from open_inference.tensor import BYTES, Tensor, encode_bytes
 
 from offramp_server import describe
 from offramp_server.endpoints import EndpointInfo, IndexEntry, RouteInfo
-from offramp_server.errors import InvalidRequest, NotFound, OfframpError, Unavailable
+from offramp_server.errors import InvalidRequest, LoadError, NotFound, OfframpError, Unavailable
 from offramp_server.inference import InferRequest, InferResponse
 from offramp_server.preparation import Preparation
 from offramp_server.repository.catalog import Catalog
@@ -226,11 +226,18 @@ class Serving:
         return {entry.name for entry in self.index()}
 
     async def try_out(self, model: LoadedModel) -> None:
-        """Before it serves: a head computes what it answers from, and whoever comes first would wait for that."""
-        if model.head is not None:
-            [text] = model.spec.public_inputs
-            sample = Tensor(text.name, BYTES, (1, 1), encode_bytes([_SAMPLE_TEXT]))
+        """Before it serves: a head computes what it answers from, and whoever comes first would wait for that.
+
+        Raises LoadError.
+        """
+        if model.head is None:
+            return
+        [text] = model.spec.public_inputs
+        sample = Tensor(text.name, BYTES, (1, 1), encode_bytes([_SAMPLE_TEXT]))
+        try:
             await self._follow_head(model.head, model, InferRequest(model.spec.name, [sample]))
+        except OfframpError as error:
+            raise LoadError(f'model "{model.spec.name}": it does not answer: {error}') from error
 
     # Changes
 
