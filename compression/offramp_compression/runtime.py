@@ -16,14 +16,20 @@ def prepare(seed: int, threads: int, device: str) -> torch.device:
         raise ConfigurationError(f"{threads} threads: expected at least 1")
     if seed < 0:
         raise ConfigurationError(f"seed {seed}: expected 0 or more")
-    chosen = _device(device)
+    chosen = find_device(device)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     return chosen
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the first accelerator, or the CPU where there is none.
+
+    Raises ConfigurationError for a device that is not there.
+    """
     present = _present()
+    if name == "auto":
+        return torch.device(present[1 if len(present) > 1 else 0])
     # A kind without a number means the first of it.
     if name not in present and f"{name}:0" not in present:
         raise ConfigurationError(f"device {quoted(name)} is not here; expected {' or '.join(map(quoted, present))}")

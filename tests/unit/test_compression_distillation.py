@@ -174,10 +174,9 @@ def test_a_teacher_with_exits_teaches_what_its_deepest_one_says() -> None:
     assert Live([master]).logits(BATCH)[0, 0].tolist() == [1.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize(("step", "views"), [(7, 0), (13, 2)])
-def test_a_distillation_that_was_killed_and_resumed_has_the_weights_of_one_that_was_not(
-    step: int, views: int, tmp_path: Path
-) -> None:
+def test_a_distillation_that_was_killed_and_resumed_has_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    # The second of two views has been seen in part, which the resumed run's teacher has to see again.
+    step, views = 13, 2
     settings = replace(SETTINGS, views=views)
     straight = student()
     learn(straight, settings)

@@ -234,7 +234,7 @@ def test_fp16_on_a_cpu_is_refused() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match='device "tpu9000" cannot be used'):
+    with pytest.raises(ConfigurationError, match='device "tpu9000" is not here'):
         train(network(), replace(SETTINGS, device="tpu9000"))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _WRITE_EVERY = 10
 
@@ -22,7 +24,7 @@ class Monitor:
             disable=not progress,
         )  # fmt: skip
         # Of a run that was killed, what was written after its last checkpoint is about to be written again.
-        self._writer = SummaryWriter(str(tensorboard), purge_step=start + 1) if tensorboard is not None else None
+        self._writer = None if tensorboard is None else _open_writer(tensorboard, start + 1)
 
     def step(self, step: int, epoch: str, learning_rate: float, figures: Mapping[str, float]) -> None:
         """`figures` of step `step` (counted from 1)."""
@@ -52,3 +54,10 @@ class Monitor:
         self._bar.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def _open_writer(folder: Path, step: int) -> SummaryWriter:
+    # Here, as it takes as long to import as torch does.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step)

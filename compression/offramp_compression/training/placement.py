@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from offramp_common.errors import ConfigurationError
 from torch import Tensor, nn
 
 from offramp_compression.data.batches import Batch
+from offramp_compression.runtime import find_device
 from offramp_compression.training.settings import TrainingSettings
 
 
@@ -58,19 +58,6 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 def device_of(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def find_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is a CUDA device if there is one. Raises ConfigurationError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigurationError(f'device "{name}" cannot be used: {reason}; expected "cpu" or "auto"') from None
-    return device
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class TrainingSettings:
     max_grad_norm: Annotated[float, between(0)] = 0.0
     # Convolutions are faster on such tensors, on a CPU as well; off for a network that takes views of images.
     channels_last: bool = True
-    # "auto" is a CUDA device if there is one.
+    # "auto" is an accelerator if there is one.
     device: str = "cpu"
     # 0: as many as torch takes.
     threads: Annotated[int, between(0)] = 0
