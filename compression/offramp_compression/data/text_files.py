@@ -6,7 +6,8 @@ CSV is quoted as RFC 4180 has it. TSV is not quoted at all, so that a quotation 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def read(path: Path, part: str, format: str) -> TextData:
     _require_known([label for _, label in rows], positions, file)
     labels = np.array([positions[label] for _, label in rows], dtype=np.int64)
     return TextData(tuple(text for text, _ in rows), labels, names)
+
+
+def write_tsv(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Write texts and their labels as `read` reads them, whole or not at all. White space becomes single spaces."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, **_DIALECTS["tsv"], quotechar=None, lineterminator="\n")
+        writer.writerows([_COLUMNS, *((" ".join(text.split()), label) for text, label in rows)])
+    os.replace(partial, path)
 
 
 def _rows(file: Path, format: str) -> Iterator[tuple[str, str]]:

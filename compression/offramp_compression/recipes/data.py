@@ -106,7 +106,8 @@ def _fetched(program: Path) -> Path:
 
 def _minilm_tokenizer() -> Path:
     """The pretrained encoder's, as a file, beside the package that it comes from."""
-    from offramp_compression.pretrained import cache_folder, minilm_tokenizer_file
+    from offramp_compression.packages import cache_folder
+    from offramp_compression.pretrained import minilm_tokenizer_file
 
     path = cache_folder() / "minilm-tokenizer.json"
     if not path.is_file():

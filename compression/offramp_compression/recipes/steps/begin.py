@@ -10,12 +10,15 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from offramp_compression.classifier import find_classifier
 from offramp_compression.data.batches import Batches
 from offramp_compression.errors import ModelError
 from offramp_compression.evaluation.predict import accuracy
+from offramp_compression.freezing import freeze
 from offramp_compression.model_file import load
 from offramp_compression.network import Network
 from offramp_compression.new_network import new_network
+from offramp_compression.pretrained import load_published
 from offramp_compression.provenance import Provenance, installed_versions
 from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
 from offramp_compression.recipes.workshop import Step, Workshop
@@ -51,11 +54,14 @@ class LoadStep(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStep(Step):
-    """`kind = "train"`: from scratch, from the labels."""
+    """`kind = "train"`: from the labels; from scratch, or from weights that are published for the architecture."""
 
     kind: Literal["train"]
     architecture: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    # What is trained: "all", "head", or "top:N" for that and the last N blocks.
+    train: str = "all"
     label_smoothing: float = 0.0
     training: TrainingSettings = field(default_factory=TrainingSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -66,12 +72,17 @@ class TrainStep(Step):
         network = new_network(
             self.architecture, self.arguments, data, settings.seed, vocabulary=workshop.data.vocabulary
         )
+        if self.pretrained:
+            load_published(network)
+        freeze(network.module, self.train, find_classifier(network.module, len(network.class_names)))
         batches = Batches(data, settings.batch_size, settings.seed, self.augmentation.of(data))
-        objective = Supervised(self.label_smoothing)
-        return learn(
-            network, batches, settings, objective,
+        learnt = learn(
+            network, batches, settings, Supervised(self.label_smoothing),
+            details={"pretrained": self.pretrained, "train": self.train},
             validate=workshop.data.validation, **watching(workshop, self.name),
-        ).network  # fmt: skip
+        )  # fmt: skip
+        learnt.network.module.requires_grad_(True)
+        return learnt.network
 
 
 def _fill(network: Network, path: Path) -> None:
