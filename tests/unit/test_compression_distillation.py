@@ -267,5 +267,5 @@ def _explained(pupil: Any, master: Any) -> float:
         mine, theirs = (nn.Sequential(each.normalise, each.features)(images) for each in (pupil, master))
     known, wanted = (each.permute(0, 2, 3, 1).reshape(-1, each.shape[1]).double().numpy() for each in (mine, theirs))
     known = np.c_[known, np.ones(len(known))]
-    rest = wanted - known @ np.linalg.lstsq(known, wanted)[0]
+    rest = wanted - known @ np.linalg.lstsq(known, wanted, rcond=None)[0]
     return float(1 - rest.var(0).sum() / wanted.var(0).sum())
