@@ -18,12 +18,14 @@ from distillation_fakes import SETTINGS, TRAINING, count_rows, learn, student, t
 from offramp_common.errors import ConfigurationError
 from offramp_compression.data.augment import trim_padding
 from offramp_compression.data.batches import Batch, Batches
-from offramp_compression.data.dataset import tensors
+from offramp_compression.data.dataset import Dataset, tensors
+from offramp_compression.distillation.distill import distill
 from offramp_compression.distillation.objective import Distillation
 from offramp_compression.distillation.settings import DistillationSettings
 from offramp_compression.distillation.teachers import Live, Remembered, RepeatedViews, Tabulated, tabulate
 from offramp_compression.errors import CheckpointError, ModelError
 from offramp_compression.evaluation.predict import predict
+from offramp_compression.new_network import new_network
 from offramp_compression.training.placement import Placement
 from torch import Tensor, nn
 from training_fakes import CLASSES, noise, pictures, weights
@@ -114,15 +116,21 @@ def test_the_teachers_accuracy_can_be_watched() -> None:
     assert "teacher" in learnt.history.epochs[0].figures
 
 
-@pytest.mark.parametrize("augment", [None, trim_padding])
-def test_what_is_not_augmented_is_shown_to_a_teacher_once(augment: object) -> None:
-    from offramp_compression.distillation.distill import _varies
-
-    assert not _varies(augment)  # type: ignore[arg-type]
+def test_what_is_not_augmented_is_shown_to_a_teacher_once() -> None:
     master = teacher()
     rows = count_rows(master.module)
     learn(student(), teachers=[master], augment=None)
     assert sum(rows) == len(pictures())
+
+
+def test_trimming_the_padding_of_texts_is_no_augmentation() -> None:
+    lengths = np.arange(40) % 5 + 1
+    mask = (np.arange(8) < lengths[:, None]).astype(np.int64)
+    texts = Dataset((mask * 3, mask), np.arange(40, dtype=np.int64) % 2, ("even", "odd"))
+    master, pupil = (new_network("embedding_bag", {"vocabulary_size": 9, "dimension": 4}, texts, n) for n in (0, 1))
+    rows = count_rows(master.module)
+    distill(pupil, [master], texts, SETTINGS, TRAINING, augment=trim_padding)
+    assert sum(rows) == len(texts)
 
 
 def test_augmented_batches_are_shown_to_a_teacher_as_the_student_sees_them() -> None:
