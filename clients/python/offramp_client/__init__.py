@@ -15,6 +15,7 @@ from open_inference.tensor import Tensor
 
 from offramp_client import aio
 from offramp_client.aio import Client as AsyncClient
+from offramp_client.classification import Classification, ClassifyOptions, ClassScore
 from offramp_client.client import Client
 from offramp_client.errors import (
     Aborted,
@@ -59,6 +60,9 @@ __all__ = [
     "AsyncClient",
     "BatchStatistics",
     "Cancelled",
+    "ClassScore",
+    "Classification",
+    "ClassifyOptions",
     "Client",
     "DataLoss",
     "DeadlineExceeded",

@@ -15,8 +15,9 @@ from google.protobuf.message import Message
 from offramp.v1 import route_service_pb2 as routes_pb
 from open_inference import grpc_predict_v2_pb2 as pb
 
-from offramp_client import inference
+from offramp_client import classification, inference
 from offramp_client._methods import Method, methods_of
+from offramp_client.classification import Classification, ClassifyOptions, Front, Items
 from offramp_client.errors import DeadlineExceeded, InvalidArgument, OfframpError, Unavailable
 from offramp_client.inference import InferRequest, InferResult
 from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, Route, ServerMetadata
@@ -87,6 +88,8 @@ class Planner:
         self._routes = methods_of(routes_pb.DESCRIPTOR, "RouteService")
         # Datatypes of inputs by (model, version), for requests that are to be cast.
         self._datatypes: dict[tuple[str, str], Mapping[str, str]] = {}
+        # By (model, version), of models that have classified.
+        self._configs: dict[tuple[str, str], ModelConfig] = {}
 
     @property
     def methods(self) -> list[Method]:
@@ -108,6 +111,25 @@ class Planner:
             self._datatypes.pop((request.model, request.version), None)
             raise
         return inference.decode(answer)
+
+    def classify(self, model: str, items: Items, options: ClassifyOptions) -> Plan[list[Classification]]:
+        """One answer for each item, in as many requests as the model's batch size takes."""
+        classes = classification.count(options)
+        deadline = self._deadline(options.get("timeout", CLIENT_DEFAULT))
+        front = yield from self._front_of(model, items.kind, options, deadline)
+        found: list[Classification] = []
+        for request in classification.requests(model, items, front, options):
+            payload = inference.encode(request, classes=classes)
+            try:
+                answer = yield from self._call(self._inference["ModelInfer"], payload, deadline)
+            except InvalidArgument as error:
+                # Perhaps another version was loaded meanwhile: ask again next time.
+                self._configs.pop((model, request.version), None)
+                if not found:
+                    raise
+                raise classification.counted_from(len(found), error) from error
+            found += classification.read_answer(inference.decode(answer), front)
+        return found
 
     def encode_streamed(self, request: InferRequest) -> bytes:
         """The deadline of a stream is not that of one of its requests, whose own therefore travels inside it."""
@@ -193,6 +215,18 @@ class Planner:
             answer = yield from self._call(self._inference["ModelMetadata"], question, deadline)
             self._datatypes[key] = {tensor.name: tensor.datatype for tensor in answer.inputs}
         return self._datatypes[key]
+
+    def _front_of(self, model: str, kind: str, options: ClassifyOptions, deadline: Deadline) -> Plan[Front]:
+        key = model, options.get("version", "")
+        config = self._configs.get(key)
+        if config is None:
+            question = pb.ModelConfigRequest(name=model, version=key[1]).SerializeToString()
+            answer = yield from self._call(self._inference["ModelConfig"], question, deadline)
+            config = ModelConfig.from_message(answer)
+        front = classification.find_front(config, kind, options)
+        # Only now: a model that does not fit may be another one the next time.
+        self._configs[key] = config
+        return front
 
     def _not_ready(self, model: str | None, version: str, deadline: Deadline) -> Plan[str | None]:
         """Why not; None: it is ready."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import grpc
 import grpc.aio
@@ -16,10 +16,12 @@ import grpc.aio
 from offramp_client._base import LOAD_TIMEOUT, BaseClient
 from offramp_client._connection import typed_error
 from offramp_client._plans import Done, Outcome, Pause, Plan, Step, proceed
+from offramp_client.classification import Classification, ClassifyOptions, Images, Texts, read_items
 from offramp_client.errors import Cancelled, Internal, OfframpError, from_status
 from offramp_client.inference import InferRequest, InferResult, ParameterValue, TensorLike
 from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, Route, ServerMetadata
 from offramp_client.options import CLIENT_DEFAULT, Timeout
+from offramp_client.pictures import Image
 from offramp_client.retry import check_timeout
 from offramp_client.statistics import ModelStatistics
 
@@ -90,6 +92,55 @@ class Client(BaseClient):
             model, inputs, version, outputs, parameters, priority, request_id=request_id, unit=unit, route=route
         )
         return await self._run(self._plans.infer(request, cast=cast, timeout=timeout))
+
+    @overload
+    async def classify(self, model: str, *, text: str, **options: Unpack[ClassifyOptions]) -> Classification: ...
+
+    @overload
+    async def classify(
+        self, model: str, *, text: Texts, **options: Unpack[ClassifyOptions]
+    ) -> list[Classification]: ...
+
+    @overload
+    async def classify(self, model: str, *, image: Image, **options: Unpack[ClassifyOptions]) -> Classification: ...
+
+    @overload
+    async def classify(
+        self, model: str, *, image: Images, **options: Unpack[ClassifyOptions]
+    ) -> list[Classification]: ...
+
+    async def classify(
+        self,
+        model: str,
+        *,
+        text: str | Texts | None = None,
+        image: Image | Images | None = None,
+        **options: Unpack[ClassifyOptions],
+    ) -> Classification | list[Classification]:
+        """The best classes of a text or a picture, or of several: a list or tuple gives a list of answers.
+
+        The model has to take BYTES, as one with [preprocess] does; its server is asked once for how. A list that is
+        longer than the model's largest batch goes in several requests.
+
+            (await client.classify("reviews", text="A good film")).label
+            [answer.score for answer in await client.classify("fashion", image=["boot.png", pixels])]
+
+        Args:
+            model: the name of a model or of a route.
+            text: one text or several.
+            image: one picture or several: a JPEG or PNG file's bytes or path, an array of pixels (uint8, [height,
+                width] or with channels last), or a Pillow image.
+            options: `top_k` classes of each (5), `labels` in place of the model's own for a zero-shot model, `output`
+                to take the scores from; `version`, `priority`, `request_id`, `unit`, `route`, `timeout` as of `infer`.
+
+        Raises:
+            InvalidArgument: the model takes no text or no pictures, or one of these cannot be read (item by number).
+            NotFound, ResourceExhausted, DeadlineExceeded: as `infer`.
+            ValueError, TypeError, OSError: the arguments cannot be sent as they are, or a file cannot be read.
+        """
+        items = read_items(text, image)
+        answers = await self._run(self._plans.classify(model, items, options))
+        return answers[0] if items.single else answers
 
     def infer_stream(
         self, requests: AsyncIterable[InferRequest] | Iterable[InferRequest], *, timeout: float | None = None

@@ -126,11 +126,17 @@ class InferResult:
         return AnswerPath.from_parameters(self.parameters)
 
 
-def encode(request: InferRequest, declared: Mapping[str, str] | None = None, limit: float | None = None) -> bytes:
+def encode(
+    request: InferRequest,
+    declared: Mapping[str, str] | None = None,
+    limit: float | None = None,
+    classes: int | None = None,
+) -> bytes:
     """The bytes of a ModelInferRequest.
 
     `declared` are datatypes by input, to which the inputs are converted; `limit` is sent as Triton's `timeout`
-    parameter, which counts microseconds. Raises ValueError or TypeError for what cannot travel.
+    parameter, which counts microseconds; `classes` asks for the best so many in place of each output that the request
+    names (Triton's classification extension). Raises ValueError or TypeError for what cannot travel.
     """
     tensors = [_tensor(name, value, (declared or {}).get(name)) for name, value in request.inputs.items()]
     message = ModelInferRequest(
@@ -140,6 +146,9 @@ def encode(request: InferRequest, declared: Mapping[str, str] | None = None, lim
         inputs=[_description(tensor) for tensor in tensors],
         outputs=[ModelInferRequest.InferRequestedOutputTensor(name=name) for name in request.outputs or ()],
     )
+    if classes is not None:
+        for output in message.outputs:
+            output.parameters["classification"].int64_param = classes
     for name, value in _parameters(request).items():
         _set_parameter(message.parameters[name], name, value)
     if request.priority is not None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from offramp.v1 import route_service_pb2 as routes_pb
 from open_inference import grpc_predict_v2_pb2 as pb
 from open_inference import model_config_pb2 as config_pb
+
+# Where an Offramp server's model configuration has the labels of an output, as a JSON list, and where models come from.
+LABELS_PREFIX = "labels."
+PROVENANCE_PREFIX = "provenance."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,26 @@ class ModelConfig:
     outputs: tuple[TensorInfo, ...]
     #: How many copies of the model run.
     instances: int
+    #: What the server knows besides: the engine and why, the model file's sha256, the pairs of model.toml's [metadata].
     parameters: dict[str, str]
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """By output, what the positions along its last dimension mean, as far as the server says."""
+        return {
+            name.removeprefix(LABELS_PREFIX): tuple(json.loads(text))
+            for name, text in self.parameters.items()
+            if name.startswith(LABELS_PREFIX)
+        }
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """How the model was made, as far as whoever made it says: method, seed, data_digest, settings.*, metrics.*"""
+        return {
+            name.removeprefix(PROVENANCE_PREFIX): text
+            for name, text in self.parameters.items()
+            if name.startswith(PROVENANCE_PREFIX)
+        }
 
     @classmethod
     def from_message(cls, message: pb.ModelConfigResponse) -> ModelConfig:

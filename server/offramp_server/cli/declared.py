@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from offramp_client import Client, ModelConfig, ModelMetadata, TensorInfo, Unimplemented
-
-# Where an Offramp server's model configuration has the labels of an output.
-LABELS_PREFIX = "labels."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +39,4 @@ def combine(metadata: ModelMetadata, config: ModelConfig | None) -> Declared:
     if config is None:
         batched = all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs)
         return Declared(metadata.name, inputs, batched, {})
-    labels = {
-        key.removeprefix(LABELS_PREFIX): tuple(json.loads(text))
-        for key, text in config.parameters.items()
-        if key.startswith(LABELS_PREFIX)
-    }
-    return Declared(metadata.name, inputs, config.max_batch_size > 0, labels)
+    return Declared(metadata.name, inputs, config.max_batch_size > 0, config.labels)
