@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from offramp_client import InferResult, ModelConfig, ModelMetadata, TensorInfo
+from offramp_common.extras import MissingExtra
 from offramp_server.cli import answers
 from offramp_server.cli.declared import Declared, combine
 from offramp_server.cli.failures import UsageError
@@ -232,7 +233,7 @@ class TestPictures:
     def test_without_pillow_the_extra_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = picture(tmp_path / "a.png", np.zeros((28, 28), np.uint8))
         monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-        with pytest.raises(UsageError, match=r"pip install 'offramp\[image\]'"):
+        with pytest.raises(MissingExtra, match=r"pip install 'offramp\[image\]'"):
             read_image(path, "FP32", (28, 28))
 
 
