@@ -179,7 +179,8 @@ def test_tensorboard_gets_the_figures_of_training_and_validation(tmp_path: Path)
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     tags = set(events.Tags()["scalars"])
-    assert {"train/loss", "train/student", "train/learning_rate", "validation/validation_accuracy"} <= tags
+    expected = {"train/loss", "train/student", "train/learning_rate", "validation/accuracy", "validation/loss"}
+    assert tags == expected
 
 
 def test_the_progress_bar_shows_the_students_accuracy_and_what_the_objective_adds(
@@ -194,6 +195,7 @@ def test_the_progress_bar_shows_the_students_accuracy_and_what_the_objective_add
     assert "small" in bar
     assert "student=" in bar
     assert "teacher=0.875" in bar
+    assert "validation=0." in bar
 
 
 def test_modules_of_the_objective_are_trained_along_and_the_network_is_prepared() -> None:
