@@ -262,3 +262,48 @@ def test_a_recipe_is_not_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["make", "nowhere.toml"]) == 2
     assert "nowhere.toml: cannot be read" in capsys.readouterr().err
     assert issubclass(ConfigurationError, OfframpError)
+
+
+INT8 = """
+[[steps]]
+name = "int8"
+kind = "quantize"
+of = "teacher"
+serve = ["onnx"]
+max_points_lost = 100.0
+"""
+
+
+def test_a_quantised_model_is_served_and_found_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(HEAD + TEACHER + INT8)
+    assert run(recipe) == 0
+    model = recipe.parent / "work" / "repository" / "family-int8"
+    assert (model / "1" / "model.onnx").is_file()
+    assert 'provenance.method" = "quantize"' in (model / "model.toml").read_text()
+    capsys.readouterr()
+    assert run(recipe) == 0
+    assert "int8: made before" in capsys.readouterr().out
+    assert not (model / "2").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (INT8.replace('["onnx"]', '["pt2"]'), r'it makes a .onnx file, so serve can be \["onnx"\] only'),
+        (INT8.replace('of = "teacher"\n', ""), 'name the step "of" which the network is quantised'),
+        (STUDENT.replace('architecture = "tiny_cnn"\n', ""), 'give the student an "architecture"'),
+        (STUDENT.replace('["teacher"]', "[]"), 'name at least one step in "teachers"'),
+        ('[[steps]]\nname = "a"\nkind = "fine-tune"\n', 'name the step "of" which it goes on from'),
+    ],
+)
+def test_a_step_that_cannot_be_made_is_refused_before_anything_is(tmp_path: Path, step: str, words: str) -> None:
+    (tmp_path / "recipe.toml").write_text(HEAD + TEACHER + step)
+    with pytest.raises(ConfigurationError, match=words):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+def test_what_is_no_network_any_more_cannot_be_started_from(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = INT8.replace('"int8"', '"again"').replace('of = "teacher"', 'of = "int8"')
+    recipe.write_text(HEAD + TEACHER + INT8 + again)
+    assert run(recipe) == 2
+    assert "step int8 makes a .onnx file, which cannot be trained or changed" in capsys.readouterr().err

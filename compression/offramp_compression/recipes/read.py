@@ -49,6 +49,8 @@ def _check(steps: Sequence[Step], recipe: RecipeTable, path: Path) -> None:
                     f"{path}: step {quoted(step.name)} needs {quoted(parent)}, which no step before it makes"
                     f"{did_you_mean(parent, before)}"
                 )
+        if step.problem():
+            raise ConfigurationError(f"{path}: step {quoted(step.name)}: {step.problem()}")
         before.append(step.name)
     reference = recipe.evaluation.reference
     if reference and reference not in before:

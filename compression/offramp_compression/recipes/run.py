@@ -48,7 +48,7 @@ def make(
     for step in recipe.steps:
         parents = [products[name].fingerprint for name in step.parents()]
         fingerprint = store.fingerprint(step, recipe.table, data, parents, places.base)
-        found = kept.find(step, fingerprint)
+        found = kept.find(step, fingerprint, _networks(products))
         if found is not None:
             say(f"{step.name}: made before, in {found.seconds:.0f} s")
             products[step.name] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ import numpy as np
 
 from offramp_compression.data.dataset import Dataset, tensors
 from offramp_compression.export.formats import Format
+from offramp_compression.export.parity import INT8
 from offramp_compression.export.program import text_lengths
-from offramp_compression.export.publish import Target, export_network
+from offramp_compression.export.publish import Target, export_network, publish
 from offramp_compression.network import Network
+from offramp_compression.quantization.quantize import REFERENCE
 from offramp_compression.recipes.run import Recipe
 from offramp_compression.recipes.workshop import Product
 
@@ -63,8 +66,17 @@ def _is_there(folder: Path, fingerprint: str) -> bool:
 
 
 def _publish(product: Product, target: Target, data: Dataset) -> str:
-    assert isinstance(product.made, Network)
-    network = product.made.described(settings={_FINGERPRINT: product.fingerprint})
     inputs = tensors(data, np.arange(min(_PARITY_EXAMPLES, len(data))))
-    exported = export_network(network, inputs, target, variable=text_lengths(network.input_names, inputs))
+    mark = {_FINGERPRINT: product.fingerprint}
+    made = product.made
+    if isinstance(made, Network):
+        variable = text_lengths(made.input_names, inputs)
+        exported = export_network(made.described(settings=mark), inputs, target, variable=variable)
+    else:
+        network, path = made.network.described(settings=mark), made.path
+        exported = publish(network, made.signature, lambda file: _copy(path, file), inputs, target, INT8, REFERENCE)
     return f"{exported.file}, {exported.parity}"
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

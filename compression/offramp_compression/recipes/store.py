@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from offramp_compression.export.program import Signature, TensorInfo
 from offramp_compression.model_file import load, save
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance
@@ -39,8 +40,8 @@ class Store:
         marker.write_text(fingerprint)
         return folder
 
-    def find(self, step: Step, fingerprint: str) -> Product | None:
-        """What the step made before with the same fingerprint."""
+    def find(self, step: Step, fingerprint: str, network: Callable[[str], Network]) -> Product | None:
+        """What the step made before with the same fingerprint. ``network`` has what other steps have made."""
         folder = self._folder / step.name
         try:
             done = json.loads((folder / _DONE).read_text())
@@ -48,7 +49,7 @@ class Store:
             return None
         if done["fingerprint"] != fingerprint:
             return None
-        return Product(step, fingerprint, folder, _read(folder, done), done["seconds"])
+        return Product(step, fingerprint, folder, _read(folder, done, step, network), done["seconds"])
 
     def keep(self, step: Step, fingerprint: str, made: Made, seconds: float) -> Product:
         folder = self._folder / step.name
@@ -56,7 +57,11 @@ class Store:
         if isinstance(made, Network):
             save(made, folder / _NETWORK)
         else:
-            done["artefact"] = asdict(made) | {"path": made.path.name}
+            done["artefact"] = {
+                "file": made.path.name,
+                "signature": asdict(made.signature),
+                "provenance": asdict(made.network.provenance),
+            }
         partial = folder / (_DONE + ".partial")
         partial.write_text(json.dumps(done, indent=2))
         os.replace(partial, folder / _DONE)
@@ -67,15 +72,22 @@ def network_file(product: Product) -> Path:
     return product.folder / _NETWORK
 
 
-def _read(folder: Path, done: dict[str, Any]) -> Made:
+def _read(folder: Path, done: dict[str, Any], step: Step, network: Callable[[str], Network]) -> Made:
     if "artefact" not in done:
         return load(folder / _NETWORK)
     said = done["artefact"]
     provenance = Provenance(**said["provenance"] | {"parents": tuple(said["provenance"]["parents"])})
     return Artefact(
-        folder / said["path"], tuple(said["class_names"]), tuple(said["input_names"]), tuple(said["output_names"]),
-        provenance,
-    )  # fmt: skip
+        folder / said["file"], _signature(said["signature"]), replace(network(step.of), provenance=provenance)
+    )
+
+
+def _signature(said: Mapping[str, Any]) -> Signature:
+    inputs, outputs = (
+        tuple(TensorInfo(each["name"], each["datatype"], tuple(each["dims"])) for each in said[key])
+        for key in ("inputs", "outputs")
+    )
+    return Signature(inputs, outputs)
 
 
 def fingerprint(step: Step, recipe: RecipeTable, data: RecipeData, parents: Iterable[str], base: Path) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from offramp_compression.export.program import Signature
 from offramp_compression.network import Network
-from offramp_compression.provenance import Provenance
 from offramp_compression.recipes.data import RecipeData
 from offramp_compression.recipes.schema import RecipeTable, StepTable
 
@@ -19,10 +19,13 @@ class Artefact:
 
     # model.pt2 or model.onnx, in the step's folder.
     path: Path
-    class_names: tuple[str, ...]
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    provenance: Provenance
+    signature: Signature
+    # The float network that it was made of, with the artefact's own provenance.
+    network: Network
+
+    @property
+    def format(self) -> str:
+        return self.path.suffix.removeprefix(".")
 
 
 Made: TypeAlias = Network | Artefact
@@ -52,6 +55,10 @@ class Step(StepTable):
     def inputs(self, base: Path) -> tuple[Path, ...]:
         """The files it reads besides the data: if one of them changes, it is made again."""
         return ()
+
+    def problem(self) -> str:
+        """What is wrong with its fields, beyond their types, as the end of a sentence; empty if nothing is."""
+        return ""
 
     def make(self, workshop: Workshop) -> Made:
         raise NotImplementedError

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from offramp_compression.recipes.steps.begin import LoadStep, TrainStep
+from offramp_compression.recipes.steps.integers import QuantizeStep
 from offramp_compression.recipes.steps.teach import DistillStep, FineTuneStep
 from offramp_compression.recipes.workshop import Step
 
@@ -15,5 +16,6 @@ STEPS: Mapping[str, type[Step]] = MappingProxyType(
         "train": TrainStep,
         "distill": DistillStep,
         "fine-tune": FineTuneStep,
+        "quantize": QuantizeStep,
     }
 )

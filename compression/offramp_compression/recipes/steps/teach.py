@@ -32,6 +32,11 @@ class DistillStep(Step):
     def parents(self) -> tuple[str, ...]:
         return (*((self.of,) if self.of else ()), *self.teachers)
 
+    def problem(self) -> str:
+        if bool(self.of) == bool(self.architecture):
+            return 'give the student an "architecture", or the step "of" which it goes on from'
+        return "" if self.teachers else 'name at least one step in "teachers"'
+
     def make(self, workshop: Workshop) -> Network:
         settings = settings_for(self.training, workshop)
         data = workshop.data.train
@@ -62,6 +67,9 @@ class FineTuneStep(Step):
     label_smoothing: float = 0.0
     training: TrainingSettings = field(default_factory=TrainingSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def problem(self) -> str:
+        return "" if self.of else 'name the step "of" which it goes on from'
 
     def make(self, workshop: Workshop) -> Network:
         settings = settings_for(self.training, workshop)
