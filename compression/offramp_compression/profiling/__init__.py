@@ -1,0 +1,1 @@
+"""Where a network's parameters, operations, memory and time are."""
