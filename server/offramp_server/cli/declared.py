@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from offramp_client import Client, ModelConfig, ModelMetadata, TensorInfo, Unimplemented
+from offramp_client import Client, InferResult, ModelConfig, ModelMetadata, TensorInfo, Unimplemented
+
+# The labels of a zero-shot model's answer, as a JSON list.
+LABELS_PARAMETER = "offramp_labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,14 @@ def ask(client: Client, model: str, version: str) -> Declared:
         # The call is Triton's extension, which not every server has.
         config = None
     return combine(metadata, config)
+
+
+def labels_of(model: Declared, result: InferResult) -> Mapping[str, tuple[str, ...]]:
+    """What the positions of the outputs mean: the model's labels, or those that the request brought."""
+    given = result.parameters.get(LABELS_PARAMETER)
+    if not isinstance(given, str):
+        return model.labels
+    return dict.fromkeys(model.labels, tuple(json.loads(given)))
 
 
 def combine(metadata: ModelMetadata, config: ModelConfig | None) -> Declared:

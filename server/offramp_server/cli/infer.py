@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     for remark in request.remarks:
         print(remark, file=sys.stderr)
     show = answers.as_json if options.json else answers.as_text
-    print(show(result, seconds, model.labels, options.top))
+    print(show(result, seconds, declared.labels_of(model, result), options.top))
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 
+from offramp_client import Client, IndexEntry, NotFound
 from offramp_common.tables import table
 
 from offramp_server.cli.commands import Commands
@@ -19,6 +20,9 @@ def add_to(commands: Commands) -> None:
 
     listing = actions.add_parser("list", parents=[server], help="show the repository's models and routes")
     listing.add_argument("--ready", action="store_true", help="only those that can answer")
+    listing.add_argument(
+        "--verbose", "-v", action="store_true", help="also what is known of each: engine, labels, where it comes from"
+    )
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=run_list)
 
@@ -34,12 +38,30 @@ def add_to(commands: Commands) -> None:
 def run_list(options: argparse.Namespace) -> int:
     with connect(options) as client:
         entries = client.repository_index(ready=options.ready)
+        known = [_known(client, entry) for entry in entries] if options.verbose else [{} for _ in entries]
     if options.json:
-        print(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
+        print(json.dumps([_as_json(entry, pairs) for entry, pairs in zip(entries, known, strict=True)], indent=2))
         return 0
     rows = [(entry.name, entry.version, entry.state, entry.reason) for entry in entries]
     print(table(("NAME", "VERSION", "STATE", "REASON"), rows))
+    for entry, pairs in zip(entries, known, strict=True):
+        if pairs:
+            print(f"\n{entry.name} {entry.version}")
+            print("\n".join(f"  {key} = {value}" for key, value in pairs.items()))
     return 0
+
+
+def _known(client: Client, entry: IndexEntry) -> dict[str, str]:
+    """The pairs of a model's configuration, in the order of their names."""
+    try:
+        return dict(sorted(client.model_config(entry.name, entry.version).parameters.items())) if entry.ready else {}
+    except NotFound:
+        # It has gone since it was listed.
+        return {}
+
+
+def _as_json(entry: IndexEntry, pairs: dict[str, str]) -> dict[str, object]:
+    return {**dataclasses.asdict(entry), **({"parameters": pairs} if pairs else {})}
 
 
 def run_load(options: argparse.Namespace) -> int:
