@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from offramp_common.extras import MissingExtra
-from offramp_server.errors import InvalidRequest, LoadError
+from offramp_server.errors import InvalidRequest, LoadError, ModelFailed
 from offramp_server.preprocess.items import Stopped
 from offramp_server.preprocess.settings import TextPreprocess, TokenTensor
 from offramp_server.preprocess.text import TextPreprocessor
@@ -130,6 +130,21 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_name(content: str, tmp_path: 
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(LoadError, match=r"tokenizer\.json: not a tokenizer file"):
         TextPreprocessor(settings(tmp_path / "tokenizer.json"))
+
+
+class PanicException(BaseException):
+    """As a panic of the library's native part looks from Python."""
+
+
+def test_a_defect_of_the_library_fails_the_request_and_nothing_else(tokenizer: Path) -> None:
+    class Panics:
+        def encode_batch_fast(self, texts: list[str]) -> None:
+            raise PanicException("index out of bounds")
+
+    preprocessor = TextPreprocessor(settings(tokenizer))
+    preprocessor._tokenizer = Panics()
+    with pytest.raises(ModelFailed, match="the tokenizer failed: index out of bounds"):
+        preprocessor.prepare(Tensor("text", BYTES, (1, 1), encode_bytes(["good"])), lambda: False)
 
 
 def test_special_tokens_have_to_leave_room_for_text(tokenizer: Path) -> None:

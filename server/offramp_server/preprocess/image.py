@@ -65,7 +65,10 @@ class ImagePreprocessor:
             self._check_pixels(picture.width, picture.height)
             self._check_depth(picture)
             # Cameras turn the picture by a remark in the file.
-            return ImageOps.exif_transpose(picture).convert(self._settings.mode)
+            ImageOps.exif_transpose(picture, in_place=True)
+            picture.load()
+            # Converting to the same would copy it.
+            return picture if picture.mode == self._settings.mode else picture.convert(self._settings.mode)
         except (_WrongPicture, MemoryError):
             raise
         except UnidentifiedImageError:
