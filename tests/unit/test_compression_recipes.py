@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from offramp_common.errors import ConfigurationError, OfframpError
+from offramp_compression.errors import DataError
 from offramp_compression.evaluation.bootstrap import Bootstrap, Estimate
 from offramp_compression.evaluation.evaluation import Evaluation
 from offramp_compression.evaluation.latency import Timing
@@ -189,6 +190,15 @@ def test_a_trial_takes_a_few_examples_of_each_part_and_of_each_class(tmp_path: P
     for part in (data.train, data.validation, data.test):
         assert len(part) == 10
         assert set(part.labels) == {0, 1}
+
+
+def test_classes_get_the_names_that_the_recipe_gives_them(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    data = RecipeData(DataTable(path="data", class_names=("west", "east")), tmp_path, 0)
+    assert data.train.class_names == data.test.class_names == ("west", "east")
+    data = RecipeData(DataTable(path="data", class_names=("west",)), tmp_path, 0)
+    with pytest.raises(DataError, match="class_names has 1 names and the data have 2 classes"):
+        _ = data.train
 
 
 def test_validation_and_test_examples_are_not_learnt_from(tmp_path: Path) -> None:

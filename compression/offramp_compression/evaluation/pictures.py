@@ -14,24 +14,31 @@ from offramp_compression.evaluation.evaluation import Evaluation
 
 # A matrix of more classes has no room for its numbers or its names.
 _MOST_NAMED_CLASSES = 20
+# With ten colours these tell thirty models apart.
+_MARKERS = ("o", "s", "^")
 
 
 def frontier(evaluations: Sequence[Evaluation], column: int) -> str:
     """Accuracy against the time for one item at the ``column``-th batch size; the line joins what nothing beats."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    for each in evaluations:
+    for number, each in enumerate(evaluations):
         time, accuracy = _milliseconds(each, column), each.quality.accuracy
         error = [[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]]
-        axes.errorbar(time, accuracy.value, yerr=_drawable(error), fmt="o", capsize=3)
-        axes.annotate(each.name, (time, accuracy.value), textcoords="offset points", xytext=(6, 6), fontsize=8)
+        marker = _MARKERS[number // 10 % len(_MARKERS)]
+        axes.errorbar(time, accuracy.value, yerr=_drawable(error), fmt=marker, capsize=3, label=each.name)
     best = unbeaten(evaluations, column)
     axes.plot([_milliseconds(each, column) for each in best], [each.quality.accuracy.value for each in best],
               color="0.6", linewidth=1, zorder=0)  # fmt: skip
     axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(lambda value, _: f"{value:g}")
+    axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.set_xlabel(f"milliseconds for one item, in batches of {evaluations[0].timings[column].batch_size}")
     axes.set_ylabel("accuracy")
     axes.grid(alpha=0.3)
+    # Beside the picture: models that are alike lie on top of each other, and so would their names.
+    figure.legend(loc="outside right upper", fontsize=8)
     return _svg(figure)
 
 

@@ -15,7 +15,7 @@ Logits = NDArray[np.float32]
 def predict(module: nn.Module, data: Dataset, batch_size: int = 256) -> Logits:
     """Logits, float32 [N, classes], of a module in evaluation mode; of the last exit if it has several.
 
-    Every part of the module is left in the mode in which it was. The answers do not depend on gradients or on the batch size, but for
+    Every part of the module is left in the mode in which it was. The answers do not depend on the batch size, but for
     rounding.
     """
     return predict_exits(module, data, batch_size)[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from offramp_compression.data.dataset import Dataset, tensors
 from offramp_compression.errors import ModelError
 from offramp_compression.evaluation import flops
 from offramp_compression.model_file import load
+from offramp_compression.modules import parameter_count
 
 Arrays: TypeAlias = tuple[NDArray[Any], ...]
 BATCH_SIZE = 256
@@ -34,6 +35,8 @@ class Subject:
     size_bytes: int
     # Multiplications and additions, counted separately, for one item; given one item.
     flops: Callable[[Arrays], int | None]
+    # None where the file does not name its classes.
+    class_names: tuple[str, ...] | None = None
 
     def logits(self, data: Dataset) -> NDArray[np.floating]:
         starts = range(0, len(data), BATCH_SIZE)
@@ -82,8 +85,9 @@ def _newest_version(folder: Path) -> Path:
 
 
 def _from_model_file(path: Path, name: str, trusted: Collection[str]) -> Subject:
-    module = load(path, trusted=trusted).module
-    return _torch_subject(name, module, sum(each.numel() for each in module.parameters()), path.stat().st_size)
+    network = load(path, trusted=trusted)
+    subject = _torch_subject(name, network.module, parameter_count(network.module), path.stat().st_size)
+    return replace(subject, class_names=network.class_names)
 
 
 def _from_program(path: Path, name: str) -> Subject:

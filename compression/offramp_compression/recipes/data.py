@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -85,15 +86,25 @@ class RecipeData:
 
     def _part(self, part: str) -> Dataset:
         table = self._table
-        return open_encoded(
+        data = open_encoded(
             self.path, part, table.format or None,
             tokenizer=self.tokenizer, max_length=table.max_length, image_size=table.image_size or None,
         )  # fmt: skip
+        return _named(data, table.class_names) if table.class_names else data
 
     def _limited(self, data: Dataset) -> Dataset:
         if not 0 < self._table.limit < len(data):
             return data
         return data.split(self._table.limit / len(data), self._seed)[1]
+
+
+def _named(data: Dataset, names: tuple[str, ...]) -> Dataset:
+    if len(names) != len(data.class_names):
+        raise DataError(
+            f"[data] class_names has {len(names)} names and the data have {len(data.class_names)} classes; "
+            f"give one for each, in the order of the labels"
+        )
+    return replace(data, class_names=names)
 
 
 def _fetched(program: Path) -> Path:

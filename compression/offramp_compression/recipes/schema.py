@@ -25,6 +25,8 @@ class DataTable:
     fetch: str = ""
     # idx, cifar10, image-folder, npz, csv or tsv; left out: by what is there.
     format: str = ""
+    # What the classes are called, in the order of their labels, where the data do not say so themselves.
+    class_names: tuple[str, ...] = ()
     train: str = "train"
     # What the models are judged by, and no step learns from.
     test: str = "test"
