@@ -107,7 +107,7 @@ class TestIdx:
 
 
 class TestCifar10:
-    def batches(self, count: int = 2) -> dict[str, Any]:
+    def batches(self) -> dict[str, Any]:
         return {name: cifar10_files.batch(10, seed) for seed, name in enumerate((*cifar10_files.TRAIN, "test_batch"))}
 
     @pytest.mark.parametrize("version", ["binary", "python"])

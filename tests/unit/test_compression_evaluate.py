@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +186,37 @@ def test_a_model_file_is_evaluated_too(files: Files, tmp_path: Path, capsys: pyt
     command = ["evaluate", str(tmp_path / "tiny.safetensors"), "--data", str(tmp_path / "data.npz"), "--resamples", "5"]
     assert main(command) == 0
     assert "torch eager" in capsys.readouterr().out
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Network:
+    """Of the classes that `files` have, in another order."""
+    names = NAMES[::-1]
+    blueprint = Blueprint("tiny_cnn", {"channels": [4], "image_size": 12, "num_classes": len(names)})
+    return Network(blueprint.build().eval(), blueprint, names, ("image",), ("logits",), Provenance("test"))
+
+
+def test_labels_are_counted_in_the_order_of_the_models_classes(tiny: Network, tmp_path: Path) -> None:
+    with torch.no_grad():
+        tiny.module.get_parameter("head.bias").copy_(torch.tensor([1e6, 0, 0]))  # always the line
+    save(tiny, tmp_path / "tiny.safetensors")
+    labels = np.repeat([0, 1, 2], (20, 7, 3))
+    np.savez(tmp_path / "data.npz", x=pictures().inputs[0], labels=labels, class_names=np.asarray(NAMES))
+    found = tmp_path / "figures.json"
+    command = ["evaluate", str(tmp_path / "tiny.safetensors"), "--data", str(tmp_path / "data.npz"), "--threads", "1"]
+    assert main([*command, "--json", str(found), "--resamples", "5"]) == 0
+    (figures,) = json.loads(found.read_text())["evaluations"]
+    assert figures["quality"]["accuracy"]["value"] == pytest.approx(3 / 30)
+
+
+def test_models_of_different_classes_are_not_put_side_by_side(
+    files: Files, tiny: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tiny, tmp_path / "tiny.safetensors")
+    save(replace(tiny, class_names=NAMES), tmp_path / "other.safetensors")
+    models = [str(tmp_path / f"{name}.safetensors") for name in ("tiny", "other")]
+    assert main(["evaluate", *models, *options(files)]) == 2
+    assert "other and tiny do not have the same classes in the same order" in capsys.readouterr().err
 
 
 def test_a_models_folder_stands_for_its_highest_version(files: Files, tmp_path: Path) -> None:

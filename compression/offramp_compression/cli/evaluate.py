@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         from offramp_compression.evaluation.evaluation import evaluate
     subjects = open_subjects(options.models, options)
     reference = open_subjects([options.reference], options)[0] if options.reference else None
-    data = open_data(options)
+    data = open_data(options, classes=common_classes([*subjects, *([reference] if reference else [])]))
     bootstrap = Bootstrap(max(0, options.resamples), seed=options.seed)
     evaluations = evaluate(
         subjects, data, reference=reference, batch_sizes=options.batch_sizes, bootstrap=bootstrap, say=say
@@ -87,6 +87,21 @@ def open_subjects(models: Sequence[str], options: argparse.Namespace) -> list[Su
         if names.count(name) > 1:
             raise ConfigurationError(f"two models are called {name}; give one another name with NAME=PATH")
     return subjects
+
+
+def common_classes(subjects: Sequence[Subject]) -> tuple[str, ...] | None:
+    """The classes of those models that name them, in their order; None if no model does.
+
+    Raises ConfigurationError if two models have other classes or another order.
+    """
+    naming = [subject for subject in subjects if subject.class_names is not None]
+    for subject in naming:
+        if subject.class_names != naming[0].class_names:
+            raise ConfigurationError(
+                f"{subject.name} and {naming[0].name} do not have the same classes in the same order; "
+                f"evaluate them one by one"
+            )
+    return naming[0].class_names if naming else None
 
 
 def facts(options: argparse.Namespace, data: Dataset) -> Mapping[str, str]:
