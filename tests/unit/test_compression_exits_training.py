@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 from exit_networks import encoder, image_data, images, resnet, text_data, tokens
+from offramp_common.errors import ConfigurationError
 from offramp_compression.data.batches import Batches
 from offramp_compression.errors import ModelError
 from offramp_compression.evaluation.predict import predict_exits
 from offramp_compression.exits.attach import attach
-from offramp_compression.exits.frozen import fit_heads
+from offramp_compression.exits.frozen import Heads, pool, pooled_batches
+from offramp_compression.exits.learn import ExitSettings, learn_exits
+from offramp_compression.exits.measure import measure_exits
 from offramp_compression.exits.network import MultiExit
 from offramp_compression.exits.objectives import JointExits, SelfDistilledExits
 from offramp_compression.training.settings import TrainingSettings
@@ -75,7 +78,7 @@ def test_heads_trained_on_pooled_features_end_as_through_the_frozen_trunk(object
     slow, fast = multi_exit(text), multi_exit(text)
     data = text_data() if text else image_data()
     fit(slow, Batches(data, 16, 0), SETTINGS, objective(freeze_trunk=True))
-    fit_heads(fast, Batches(data, 16, 0), SETTINGS, objective(freeze_trunk=True))
+    fit(Heads(fast), pooled_batches(fast, Batches(data, 16, 0)), SETTINGS, objective(freeze_trunk=True))
     assert not torch.allclose(
         fast.state_dict()["heads.0.linear.weight"], weights(multi_exit(text))["heads.0.linear.weight"]
     )
@@ -86,14 +89,15 @@ def test_heads_trained_on_pooled_features_end_as_through_the_frozen_trunk(object
 def test_heads_trained_on_pooled_features_see_the_last_short_batch_as_well() -> None:
     slow, fast = multi_exit(), multi_exit()
     fit(slow, Batches(image_data(), 16, 0, drop_last=False), SETTINGS, JointExits(freeze_trunk=True))
-    fit_heads(fast, Batches(image_data(), 16, 0, drop_last=False), SETTINGS, JointExits(freeze_trunk=True))
+    short = pooled_batches(fast, Batches(image_data(), 16, 0, drop_last=False))
+    fit(Heads(fast), short, SETTINGS, JointExits(freeze_trunk=True))
     assert torch.allclose(fast.heads.state_dict()["1.linear.bias"], slow.heads.state_dict()["1.linear.bias"], atol=1e-5)
 
 
 def test_self_distillation_pulls_early_exits_to_the_deepest_but_not_the_other_way() -> None:
     module = multi_exit()
     batch = Batches(image_data(), 16, 0).batch(0)
-    SelfDistilledExits([1, 1, 0], share=1.0).loss(module, batch).backward()
+    torch.autograd.backward(SelfDistilledExits([1, 1, 0], share=1.0).loss(module, batch))
     deepest, early = module.get_parameter("trunk.head.weight").grad, module.get_parameter("heads.0.linear.weight").grad
     assert deepest is None or torch.count_nonzero(deepest) == 0
     assert early is not None
@@ -120,13 +124,57 @@ def test_objectives_describe_all_that_a_resumed_run_must_share() -> None:
     assert (described["share"], described["temperature"], described["freeze_trunk"]) == (0.3, 2, True)
 
 
-def test_the_fast_path_refuses_what_would_not_give_the_same_heads() -> None:
-    batches = Batches(image_data(), 16, 0)
-    with pytest.raises(ModelError, match="freeze_trunk=True"):
-        fit_heads(multi_exit(), batches, SETTINGS, JointExits())
+def test_texts_are_pooled_without_their_padding_and_in_their_order() -> None:
+    module = multi_exit(text=True)
+    for whole, trimmed in zip(
+        pool(module, text_data()).inputs, pool(module, text_data(), trim=True).inputs, strict=True
+    ):
+        assert np.allclose(whole, trimmed, atol=1e-5)
+
+
+def test_augmented_examples_cannot_be_pooled() -> None:
     augmented = Batches(image_data(), 16, 0, augment=lambda inputs, generator: inputs)
     with pytest.raises(ModelError, match="augmented examples have to go through the trunk"):
-        fit_heads(multi_exit(), augmented, SETTINGS, JointExits(freeze_trunk=True))
+        pooled_batches(multi_exit(), augmented)
+
+
+@pytest.mark.parametrize("augment", [None, lambda inputs, generator: inputs])
+def test_learning_exits_on_a_frozen_trunk_is_the_same_with_and_without_the_trunk(augment: Any) -> None:
+    parent = resnet()
+    learnt = learn_exits(
+        parent, ExitSettings(("stem", "stages.1"), train="frozen"), image_data(), SETTINGS, augment=augment
+    )
+    reference = learn_exits(parent, ExitSettings(("stem", "stages.1"), train="frozen"), image_data(), SETTINGS)
+    for name, tensor in learnt.network.module.state_dict().items():
+        assert torch.allclose(tensor, reference.network.module.state_dict()[name], atol=1e-5), name
+    provenance = learnt.network.provenance
+    assert provenance.method == "attach-exits"
+    assert provenance.parents == (parent.digest(),)
+    assert provenance.data_digest == image_data().digest()
+    assert provenance.settings["modules"] == ["stem", "stages.1"]
+    assert set(provenance.metrics) >= {"exit_1", "exit_2"}
+
+
+def test_learning_exits_draws_their_weights_by_the_seed_alone() -> None:
+    settings = ExitSettings(("stem",), train="frozen", distill=0.5)
+    first, second = (learn_exits(resnet(), settings, image_data(), SETTINGS).network.digest() for _ in range(2))
+    other = learn_exits(resnet(), settings, image_data(), replace(SETTINGS, seed=1)).network.digest()
+    assert first == second != other
+
+
+def test_patience_cannot_watch_a_frozen_trunk() -> None:
+    with pytest.raises(ConfigurationError, match="set it to 0"):
+        learn_exits(resnet(), ExitSettings(("stem",), train="frozen"), image_data(), replace(SETTINGS, patience=2))
+
+
+def test_each_exit_is_measured_with_what_it_costs() -> None:
+    network = attach(resnet(), ["stages.0", "stages.2"], images())
+    measured = measure_exits(network, image_data(12))
+    assert [each.module for each in measured] == ["stages.0", "stages.2", ""]
+    assert measured[0].flops < measured[1].flops < measured[2].flops
+    assert measured[2].agreement == 1
+    accuracy = np.mean(predict_exits(network.module, image_data(12))[0].argmax(1) == image_data(12).labels)
+    assert measured[0].accuracy == accuracy
 
 
 def test_wrong_weights_are_refused() -> None:

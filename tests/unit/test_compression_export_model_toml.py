@@ -95,3 +95,11 @@ def test_any_table_comes_back_as_it_was(table: dict[str, object]) -> None:
 def test_a_value_without_a_form_in_toml_is_refused() -> None:
     with pytest.raises(TypeError, match="NoneType"):
         toml_text({"a": None})
+
+
+def test_further_tables_replace_those_of_the_same_name_and_leave_the_others(tmp_path: Path) -> None:
+    description = replace(DESCRIPTION, tables={"batching": {"max_queue_items": 9}})
+    existing = "[batching]\nmax_queue_items = 7\ndefault_timeout = 3\n[warmup]\niterations = 4\n"
+    settings = written(tmp_path, description, existing)
+    assert (settings.batching.max_queue_items, settings.batching.default_timeout) == (9, 0)
+    assert settings.warmup.iterations == 4

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from offramp_compression import pretrained
+from offramp_compression import packages, pretrained
 from offramp_compression.architectures.minilm import (
     BertEncoder,
     BertSizes,
@@ -136,7 +136,7 @@ def test_a_width_that_the_attention_heads_do_not_divide_is_refused() -> None:
 
 @pytest.fixture
 def _pretrained_weights() -> None:
-    if pretrained.cached(pretrained.MINILM_L6) is None:
+    if packages.cached(pretrained.MINILM_L6) is None:
         pytest.skip("MiniLM's weights are not in the cache")
 
 

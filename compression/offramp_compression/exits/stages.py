@@ -54,7 +54,9 @@ def apply_stage(module: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
     without the batch, `dtype` and `variable` for each)."""
     given = arguments["inputs"]
     example = [torch.zeros((2, *each["dims"]), dtype=getattr(torch, each["dtype"])) for each in given]
-    return stage_modules(module, example, [each["variable"] for each in given])[arguments["number"] - 1].module
+    stages = stage_modules(module, example, [each["variable"] for each in given])
+    chosen: nn.Module = stages[arguments["number"] - 1].module
+    return chosen
 
 
 def stage_arguments(number: int, inputs: Sequence[Tensor], variable: Sequence[Sequence[int]]) -> dict[str, Any]:

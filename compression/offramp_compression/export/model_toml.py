@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Description:
     metadata: Mapping[str, str]
     max_batch_size: int | None = None
     backend: str = AUTO
+    # Further tables of the file, such as "preprocess"; they replace what is there under the same key.
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def render(description: Description, existing: Path | None = None) -> str:
@@ -47,6 +49,7 @@ def render(description: Description, existing: Path | None = None) -> str:
         {
             "max_batch_size": _max_batch_size(description, before),
             **{key: value for key, value in kept.items() if key != "max_batch_size"},
+            **description.tables,
             "inputs": [_table(tensor, ()) for tensor in description.signature.inputs],
             "outputs": [_table(tensor, labels) for tensor in description.signature.outputs],
             **_engine(description, before.get("engine", {})),

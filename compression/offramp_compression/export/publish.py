@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from offramp_common.text import quoted
 from torch import Tensor
@@ -52,6 +53,17 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Additions:
+    """What a version has beside its model file: `files` by name, and `tables` of model.toml, such as "preprocess"."""
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+NOTHING = Additions()
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """A version that was written: its folder, its model file, and how that compares with the original."""
 
@@ -71,6 +83,7 @@ def export_network(
     *,
     variable: VariableDimensions = NONE_VARY,
     tolerance: Tolerance = FLOAT,
+    additions: Additions = NOTHING,
 ) -> Exported:
     """Write `network` as a version of `target`, compared with eager execution on `inputs` (real ones, [N, ...] each).
 
@@ -83,8 +96,9 @@ def export_network(
     program = capture(network.module.eval(), inputs, names)
     signature = describe(program, names)
     return publish(
-        network, signature, lambda path: write_program(program, names, target.format, path), inputs, target, tolerance
-    )
+        network, signature, lambda path: write_program(program, names, target.format, path), inputs, target, tolerance,
+        additions=additions,
+    )  # fmt: skip
 
 
 def publish(
@@ -95,6 +109,7 @@ def publish(
     target: Target,
     tolerance: Tolerance,
     reference: str = EAGER,
+    additions: Additions = NOTHING,
 ) -> Exported:
     """Put a model file that `write` writes into the repository if it answers as `network`'s module does.
 
@@ -108,9 +123,11 @@ def publish(
         expected = answers.in_batches(answers.of_module(network.module.eval()), inputs, _PARITY_BATCH)
         actual = answers.in_batches(answers.of_file(file), inputs, _PARITY_BATCH)
         parity = check_parity(expected, actual, tolerance, reference)
+        for name, content in additions.files.items():
+            (place.version / name).write_bytes(content)
         if target.manifest:
             write_manifest(place.version)
-        description = _description(network, signature, target, parity)
+        description = _description(network, signature, target, parity, additions)
         folder = install(place, target.name, target.version, lambda existing: render(description, existing))
     return Exported(folder, folder / file.name, parity)
 
@@ -127,8 +144,10 @@ def check(target: Target) -> None:
     check_target(target.repository, target.name, target.version)
 
 
-def _description(network: Network, signature: Signature, target: Target, parity: Parity) -> Description:
+def _description(
+    network: Network, signature: Signature, target: Target, parity: Parity, additions: Additions
+) -> Description:
     metadata = {**network.provenance.as_metadata(), **parity.as_metadata()}
     return Description(
-        target.format, signature, network.class_names, metadata, target.max_batch_size, target.backend
-    )  # fmt: skip
+        target.format, signature, network.class_names, metadata, target.max_batch_size, target.backend, additions.tables
+    )
