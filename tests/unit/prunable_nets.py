@@ -8,7 +8,8 @@ from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance
 from torch import Tensor, nn
 
-CLASSES = ("a", "b", "c")
+# As `data_sets.images` has them.
+CLASSES = ("class 0", "class 1", "class 2")
 
 
 class Grouped(nn.Module):

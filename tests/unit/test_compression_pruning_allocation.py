@@ -124,7 +124,7 @@ class TestScan:
             assert half.accuracy == accuracy(narrowed(network, channels, {each.name: half.stay}), held_out)
 
     def test_it_comes_back_from_its_file(self, tmp_path: Path) -> None:
-        before = Scan("n", {"a": (Point(4, 0.9, 0.1), Point(2, 0.8, 0.4))})
+        before = Scan("n", "magnitude", {"a": (Point(4, 0.9, 0.1), Point(2, 0.8, 0.4))})
         before.save(tmp_path / "scan.json")
         assert Scan.load(tmp_path / "scan.json") == before
 

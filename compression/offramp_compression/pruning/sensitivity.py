@@ -33,9 +33,13 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """``curves``: group name -> points, from all units down. ``network`` is the digest of what was scanned."""
+    """``curves``: group name -> points, from all units down.
+
+    ``network`` is the digest of what was scanned, ``importance`` what its units were ranked by.
+    """
 
     network: str
+    importance: str
     curves: Mapping[str, tuple[Point, ...]]
 
     def save(self, path: Path) -> None:
@@ -47,7 +51,7 @@ class Scan:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             curves = {name: tuple(Point(**point) for point in points) for name, points in found["curves"].items()}
-            return Scan(found["network"], curves)
+            return Scan(found["network"], found["importance"], curves)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path} is not a sensitivity scan of `offramp prune`: {error}") from error
 
@@ -59,6 +63,7 @@ def scan(
     held_out: Dataset,
     *,
     network: str = "",
+    importance: str = "",
     ratios: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
     settle: Dataset | None = None,
     progress: Callable[[str, Point], None] = lambda name, point: None,
@@ -80,7 +85,7 @@ def scan(
             points.append(_measured(narrow, held_out, stay))
             progress(group.name, points[-1])
         curves[group.name] = tuple(points)
-    return Scan(network, curves)
+    return Scan(network, importance, curves)
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Layers as products of smaller ones, with weights that come closest to the original's."""
