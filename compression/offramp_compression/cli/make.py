@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     places = default_places(options.recipe, recipe.table.name, options.work, options.repository)
     data = RecipeData(recipe.table.data, places.base, recipe.table.seed, options.data)
     products = make(recipe, places, data, say)
-    served = publish_family(recipe, products, places.repository, data.validation, say)
+    served = publish_family(recipe, products, places.repository, data, say)
     if served:
         say(f"\nserve them with: offramp serve --model-repository {places.repository}")
     if options.no_evaluation:

@@ -63,6 +63,11 @@ class RecipeData:
         """Of the training and the validation examples."""
         return self.train.digest() + self.validation.digest()
 
+    @property
+    def max_length(self) -> int:
+        """The tokens of a text that count."""
+        return self._table.max_length
+
     @cached_property
     def tokenizer(self) -> Path | None:
         if self._table.tokenizer == "minilm":

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from offramp_compression.data.dataset import Dataset, tensors
+from offramp_compression.exits.network import MultiExit
+from offramp_compression.exits.segments import export_segments
 from offramp_compression.export.formats import Format
 from offramp_compression.export.parity import INT8
 from offramp_compression.export.program import text_lengths
-from offramp_compression.export.publish import Target, export_network, publish
+from offramp_compression.export.publish import Additions, Exported, Target, export_network, publish
 from offramp_compression.network import Network
 from offramp_compression.quantization.quantize import REFERENCE
+from offramp_compression.recipes.data import RecipeData
 from offramp_compression.recipes.run import Recipe
-from offramp_compression.recipes.workshop import Product
+from offramp_compression.recipes.workshop import Artefact, Product
+from offramp_compression.weight_sharing import expanded
 
 # Real inputs on which an exported model has to answer as the network does.
 _PARITY_EXAMPLES = 64
 _FINGERPRINT = "recipe_fingerprint"
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class Served:
 
 
 def publish_family(
-    recipe: Recipe, products: Mapping[str, Product], repository: Path, data: Dataset, say: Callable[[str], None]
+    recipe: Recipe, products: Mapping[str, Product], repository: Path, data: RecipeData, say: Callable[[str], None]
 ) -> list[Served]:
     """Write what the steps want served and what is not there yet. Raises ExportError."""
     served = []
@@ -45,7 +52,8 @@ def publish_family(
                 say(f"{name}: in {repository} already")
             else:
                 target = Target(repository, name, format, max_batch_size=product.step.max_batch_size)
-                say(f"{name}: {_publish(product, target, data)}")
+                for exported in _publish(product, target, data):
+                    say(f"{exported.file}: {exported.parity}")
             served.append(Served(name, product.step.name, repository / name))
     return served
 
@@ -65,17 +73,37 @@ def _is_there(folder: Path, fingerprint: str) -> bool:
     return bool(settings.get("metadata", {}).get(f"provenance.settings.{_FINGERPRINT}") == fingerprint)
 
 
-def _publish(product: Product, target: Target, data: Dataset) -> str:
-    inputs = tensors(data, np.arange(min(_PARITY_EXAMPLES, len(data))))
+def _publish(product: Product, target: Target, data: RecipeData) -> list[Exported]:
+    examples = data.validation
+    inputs = tensors(examples, np.arange(min(_PARITY_EXAMPLES, len(examples))))
     mark = {_FINGERPRINT: product.fingerprint}
-    made = product.made
-    if isinstance(made, Network):
-        variable = text_lengths(made.input_names, inputs)
-        exported = export_network(made.described(settings=mark), inputs, target, variable=variable)
-    else:
-        network, path = made.network.described(settings=mark), made.path
-        exported = publish(network, made.signature, lambda file: _copy(path, file), inputs, target, INT8, REFERENCE)
-    return f"{exported.file}, {exported.parity}"
+    if isinstance(product.made, Artefact):
+        return [_publish_artefact(product.made, product.made.network.described(settings=mark), inputs, target, data)]
+    network = expanded(product.made).described(settings=mark)
+    variable = text_lengths(network.input_names, inputs)
+    if isinstance(network.module, MultiExit):
+        # Only the first stage takes what an app has, and a route will ask that one.
+        return export_segments(network, inputs, target, variable=variable)
+    return [export_network(network, inputs, target, variable=variable, additions=_preparing(data, examples))]
+
+
+def _publish_artefact(
+    made: Artefact, network: Network, inputs: Sequence[Tensor], target: Target, data: RecipeData
+) -> Exported:
+    return publish(
+        network, made.signature, lambda file: _copy(made.path, file), inputs, target, INT8, REFERENCE,
+        additions=_preparing(data, data.validation),
+    )  # fmt: skip
+
+
+def _preparing(data: RecipeData, examples: Dataset) -> Additions:
+    """How the server makes a model's inputs of what apps have: texts, or files of pictures."""
+    if data.tokenizer is not None:
+        table: dict[str, Any] = {"tokenizer": _TOKENIZER, "max_length": data.max_length}
+        return Additions({_TOKENIZER: data.tokenizer.read_bytes()}, {"preprocess": table})
+    if examples.inputs[0].ndim == 4:
+        return Additions(tables={"preprocess": {"kind": "image"}})
+    return Additions()
 
 
 def _copy(source: Path, target: Path) -> None:

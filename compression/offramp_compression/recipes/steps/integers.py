@@ -12,12 +12,12 @@ from offramp_compression.data.dataset import tensors
 from offramp_compression.export.program import VariableDimensions, text_lengths
 from offramp_compression.network import Network
 from offramp_compression.quantization.layers import Int8Model, Quantizer
-from offramp_compression.quantization.qat import fine_tune_quantized
+from offramp_compression.quantization.qat import fine_tune_rounded
 from offramp_compression.quantization.quantize import chosen_layers, open_quantizer, quantized
 from offramp_compression.quantization.sensitivity import Judge, choose_float_layers, most_sensitive_first, scan
 from offramp_compression.quantization.settings import QuantizationSettings
 from offramp_compression.recipes.schema import FileFormat
-from offramp_compression.recipes.steps.learning import Augmentation, settings_for
+from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
 from offramp_compression.recipes.workshop import Artefact, Step, Workshop
 from offramp_compression.training.objective import Supervised
 from offramp_compression.training.settings import TrainingSettings
@@ -75,8 +75,8 @@ class QuantizeStep(Step):
         settings = settings_for(training, workshop)
         data = workshop.data
         batches = Batches(data.train, settings.batch_size, settings.seed, self.augmentation.of(data.train))
-        return fine_tune_quantized(
+        return fine_tune_rounded(
             network, batches, settings, Supervised(),
             reduce_range=self.quantization.reduces_range, keep_float=self.quantization.keep_float, variable=variable,
-            validate=data.validation, checkpoint=workshop.folder / "checkpoint.pt", progress=True,
-        )  # fmt: skip
+            validate=data.validation, **watching(workshop, self.name),
+        ).network  # fmt: skip

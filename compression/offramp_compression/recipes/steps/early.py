@@ -1,0 +1,44 @@
+"""The step that gives a network exits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from offramp_compression.exits.learn import ExitSettings, learn_exits
+from offramp_compression.exits.measure import measure_exits
+from offramp_compression.network import Network
+from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
+from offramp_compression.recipes.workshop import Step, Workshop
+from offramp_compression.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitsStep(Step):
+    """`kind = "exits"`: heads at modules of the network of step `of`. It is served as a whole and stage by stage."""
+
+    kind: Literal["exits"]
+    exits: ExitSettings
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def problem(self) -> str:
+        return "" if self.of else 'name the step "of" which the network gets exits'
+
+    def make(self, workshop: Workshop) -> Network:
+        data = workshop.data
+        network = learn_exits(
+            workshop.network(self.of), self.exits, data.train, settings_for(self.training, workshop),
+            augment=self.augmentation.of(data.train),
+            # Heads on a frozen trunk have no epochs to choose from.
+            validate=None if self.exits.train == "frozen" else data.validation,
+            **watching(workshop, self.name),
+        ).network  # fmt: skip
+        measured = {}
+        for number, each in enumerate(measure_exits(network, data.validation), start=1):
+            workshop.say(
+                f"{self.name}: exit {number} ({each.module or 'the end'}): validation accuracy {each.accuracy:.4f}, "
+                f"agreement with the end {each.agreement:.4f}, {each.flops / 1e6:.1f} MFLOPs"
+            )
+            measured[f"exit_{number}_validation_accuracy"] = each.accuracy
+        return network.described(metrics=measured)
