@@ -4,12 +4,14 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY common common
+COPY compression compression
 COPY proto proto
 COPY server server
 COPY adapters adapters
 COPY clients clients
 RUN python -m venv /opt/offramp \
- && /opt/offramp/bin/pip install --no-cache-dir -c constraints.txt '.[server,otel]'
+ && /opt/offramp/bin/pip install --no-cache-dir -c constraints.txt '.[server,otel,image,text]'
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 offramp
