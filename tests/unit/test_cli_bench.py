@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ from offramp_server.cli.declared import Declared
 from offramp_server.cli.failures import UsageError
 from offramp_server.cli.load import Measurement, closed_loop, open_loop
 from offramp_server.cli.samples import VARIABLE_LENGTH, random_inputs
+from PIL import Image
 
 T = TypeVar("T")
 
@@ -221,6 +223,12 @@ class TestMadeUpInputs:
     def test_shapes_that_cannot_be_are_refused(self, shapes: dict[str, list[int]], sentence: str) -> None:
         with pytest.raises(UsageError, match=sentence):
             self.inputs(shapes)
+
+    def test_a_model_that_takes_pictures_gets_pictures(self) -> None:
+        pictures = Declared("m", {"image_bytes": TensorInfo("image_bytes", "BYTES", (-1, 1))}, True, {}, "image")
+        made = random_inputs(pictures, 2, {}, np.random.default_rng(0))["image_bytes"]
+        assert made.shape == (2, 1)
+        assert Image.open(io.BytesIO(made.numpy()[1, 0])).size == (224, 224)
 
     def test_a_model_that_does_not_batch_takes_one_item(self) -> None:
         single = Declared("m", {"x": TensorInfo("x", "FP32", (3,))}, False, {})

@@ -21,6 +21,8 @@ class Declared:
     batched: bool
     # By output.
     labels: Mapping[str, tuple[str, ...]]
+    # What its BYTES are, if the server says: text | image.
+    preprocess: str = ""
 
     def item_dims(self, tensor: TensorInfo) -> tuple[int, ...]:
         """The dimensions of one item."""
@@ -51,4 +53,6 @@ def combine(metadata: ModelMetadata, config: ModelConfig | None) -> Declared:
     if config is None:
         batched = all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs)
         return Declared(metadata.name, inputs, batched, {})
-    return Declared(metadata.name, inputs, config.max_batch_size > 0, config.labels)
+    return Declared(
+        metadata.name, inputs, config.max_batch_size > 0, config.labels, config.parameters.get("preprocess", "")
+    )

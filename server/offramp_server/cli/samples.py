@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 from offramp_client import TensorInfo
+from offramp_client.pictures import encoded
 from open_inference.tensor import BF16, BYTES, NUMPY_TYPES, Array, Tensor
 
 from offramp_server.cli.declared import Declared
@@ -16,13 +17,16 @@ Inputs: TypeAlias = dict[str, Tensor]
 
 # What a variable dimension is unless the caller says.
 VARIABLE_LENGTH = 8
+# Height and width.
+PICTURE_SIZE = (224, 224)
 
 
 def random_inputs(
     model: Declared, batch_size: int, shapes: Mapping[str, Sequence[int]], random: np.random.Generator
 ) -> Inputs:
-    """Numbers from 0 to 1, integers 0 and 1 (an index into any table), and short texts. `shapes` are those of one item,
-    by input. Raises UsageError for a shape of an input that does not exist or has other dimensions."""
+    """Numbers from 0 to 1, integers 0 and 1 (an index into any table), short texts, and pictures for a model that takes
+    such. `shapes` are those of one item, by input. Raises UsageError for a shape of an input that does not exist or has
+    other dimensions."""
     unknown = shapes.keys() - model.inputs.keys()
     if unknown:
         raise UsageError(f'there is no input "{min(unknown)}"; inputs: {", ".join(model.inputs)}')
@@ -31,7 +35,8 @@ def random_inputs(
     inputs = {}
     for info in model.inputs.values():
         dims = _dims(info, model.item_dims(info), shapes.get(info.name))
-        values = _values(info.datatype, (batch_size, *dims) if model.batched else dims, random)
+        shape = (batch_size, *dims) if model.batched else dims
+        values = _pictures(shape, random) if model.preprocess == "image" else _values(info.datatype, shape, random)
         inputs[info.name] = Tensor.from_numpy(info.name, values, info.datatype)
     return inputs
 
@@ -43,6 +48,12 @@ def _dims(info: TensorInfo, declared: Sequence[int], given: Sequence[int] | None
     if not fits:
         raise UsageError(f'--shape: one item of "{info.name}" is {list(declared)} (-1: any length), got {list(given)}')
     return tuple(given)
+
+
+def _pictures(shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    """PNG files of noise."""
+    pixels = random.integers(0, 256, (*PICTURE_SIZE, 3), dtype=np.uint8)
+    return np.full(shape, encoded(pixels), dtype=object)
 
 
 def _values(datatype: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
