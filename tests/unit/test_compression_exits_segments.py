@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from exit_networks import CLASSES, encoder, images, network, resnet, tokens
@@ -10,9 +11,11 @@ from offramp_compression.blueprint import Blueprint
 from offramp_compression.errors import ExportError, ModelError
 from offramp_compression.exits.attach import attach
 from offramp_compression.exits.segments import Segment, export_segments, segments
+from offramp_compression.export import answers
 from offramp_compression.export.publish import Target
 from offramp_compression.model_file import load, save
 from offramp_compression.network import Network
+from offramp_server.repository.reader import read_model
 from torch import Tensor, nn
 
 LENGTHS = {"input_ids": [1], "attention_mask": [1]}
@@ -172,6 +175,17 @@ def test_the_whole_and_its_stages_are_written_as_models_that_know_where_they_bel
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reviews", "reviews-stage1", "reviews-stage2"]
     whole = tomllib.loads((tmp_path / "reviews" / "model.toml").read_text())
     assert [output["name"] for output in whole["outputs"]] == ["logits_1", "logits_2"]
+    first, second = (
+        answers.of_file(tmp_path / f"reviews-stage{number}" / "1" / f"model.{format}") for number in (1, 2)
+    )
+    logits, *hidden = first(tokens())
+    np.testing.assert_allclose(logits, exits.module(*tokens())[0].detach(), atol=1e-5)
+    np.testing.assert_array_equal(hidden[0], tokens()[1])
+    (last_logits,) = second([torch.from_numpy(array) for array in hidden])
+    np.testing.assert_allclose(last_logits, exits.module(*tokens())[1].detach(), atol=1e-5)
+    (spec,) = read_model(tmp_path, "reviews-stage1")
+    assert [tensor.name for tensor in spec.inputs] == ["input_ids", "attention_mask"]
+    assert [tensor.name for tensor in spec.outputs] == ["logits", "hidden_1_1", "hidden_1_2"]
     last = tomllib.loads((tmp_path / "reviews-stage2" / "model.toml").read_text())
     assert [tensor["name"] for tensor in last["inputs"]] == ["hidden_1_1", "hidden_1_2"]
     assert last["outputs"][0]["labels"] == list(CLASSES)

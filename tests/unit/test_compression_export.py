@@ -55,6 +55,30 @@ def test_no_example_of_the_data_gets_into_the_file(repository: Path) -> None:
     assert marked[0, 0, 0].numpy().tobytes() not in exported.file.read_bytes()
 
 
+class Inner(nn.Module):
+    """Its graph has a value that is called like its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        vectors: Tensor = self.embedding(ids).mean(1)
+        return vectors
+
+
+@pytest.mark.parametrize(("given", "returned"), [("ids", "embedding"), ("embedding", "mean")])
+def test_inputs_and_outputs_may_be_called_like_values_inside_the_graph(
+    repository: Path, given: str, returned: str
+) -> None:
+    ids = torch.randint(0, 5, (6, 3))
+    network = network_of(Inner(), inputs=(given,), outputs=(returned,))
+    exported = export_network(network, [ids], Target(repository, "net", "onnx"))
+    (spec,) = read_model(repository, "net")
+    assert [tensor.name for tensor in (*spec.inputs, *spec.outputs)] == [given, returned]
+    assert exported.parity.difference < 1e-6
+
+
 class Bag(nn.Module):
     """Ids and a mask, [N, L] each, to scores [N, 3]."""
 

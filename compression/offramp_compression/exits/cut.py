@@ -174,7 +174,11 @@ def _stage_module(
     for node in whole.graph.nodes:
         if node in needed:
             emit(node)
-    graph.output(tuple(emit(node) for node in (logits, *carried_out)))
+    carried = [
+        graph.call_function(_aten.clone.default, (made[node],)) if node in carried_in else emit(node)
+        for node in carried_out
+    ]
+    graph.output((emit(logits), *carried))
     graph.lint()
     return GraphModule(whole, graph)
 

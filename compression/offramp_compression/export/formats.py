@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from offramp_common.extras import needs_extra
@@ -41,14 +41,25 @@ def write_onnx(program: ExportedProgram, names: Names, path: Path) -> None:
         import onnxscript  # noqa: F401
     try:
         with _exporter_noise_hidden():
-            torch.onnx.export(
-                program, (), path,
-                input_names=list(names.inputs), output_names=list(names.outputs),
-                dynamo=True, external_data=False, verbose=False,
-            )  # fmt: skip
+            made = torch.onnx.export(program, (), dynamo=True, external_data=False, verbose=False)
+            assert made is not None
+            _rename(made.model.graph, names)
+            made.save(path, external_data=False)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ExportError(f"torch cannot write the network as ONNX: {reason}; write it as .pt2") from error
+
+
+def _rename(graph: Any, names: Names) -> None:
+    """The exporter's own renaming overlooks that an inner value may be called so already, such as "embedding"."""
+    outside = {*names.inputs, *names.outputs}
+    inner = [value for node in graph.all_nodes() for value in node.outputs]
+    for value in (*graph.inputs, *inner, *graph.initializers.values()):
+        if value.name in outside:
+            value.name = f"{value.name}_inner"
+    for values, wanted in ((graph.inputs, names.inputs), (graph.outputs, names.outputs)):
+        for value, name in zip(values, wanted, strict=True):
+            value.name = name
 
 
 def _check_size(program: ExportedProgram) -> None:
