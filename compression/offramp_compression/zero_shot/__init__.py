@@ -1,0 +1,1 @@
+"""Text classification from descriptions of the classes, without training."""

@@ -1,0 +1,41 @@
+"""A zero-shot classifier as a model that the server serves, whose labels a request may replace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from offramp_compression.export.model_toml import DEFAULT_MAX_BATCH_SIZE
+from offramp_compression.export.program import text_lengths
+from offramp_compression.export.publish import Additions, Exported, Target, export_network
+from offramp_compression.zero_shot.classifier import ZeroShotClassifier
+
+TOKENIZER = "tokenizer.json"
+
+
+def export_zero_shot(classifier: ZeroShotClassifier, texts: Sequence[str], target: Target) -> Exported:
+    """Write the encoder as a version of `target`, with its tokenizer, `[preprocess]` and `[zero_shot]`.
+
+    The file is compared with eager execution on `texts`. The server computes the vectors of the classes with it, those
+    of `[zero_shot]` or those that a request brings. Raises ExportError as `export_network` does.
+    """
+    encoder, settings = classifier.encoder, classifier.settings
+    inputs = encoder.tokens(texts)
+    additions = Additions(
+        files={TOKENIZER: encoder.tokenizer.to_str().encode()},
+        tables={
+            "preprocess": {"tokenizer": TOKENIZER, "max_length": encoder.max_length},
+            "zero_shot": {**settings.as_table(), "embedding": encoder.network.output_names[0]},
+        },
+    )
+    variable = text_lengths(encoder.network.input_names, inputs)
+    return export_network(
+        encoder.network, inputs, _fitting(target, len(settings.templates)), variable=variable, additions=additions
+    )
+
+
+def _fitting(target: Target, templates: int) -> Target:
+    """The server encodes all templates of a class in one batch."""
+    if templates <= (target.max_batch_size or DEFAULT_MAX_BATCH_SIZE):
+        return target
+    return replace(target, max_batch_size=templates)
