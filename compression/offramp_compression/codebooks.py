@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,20 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from offramp_compression.errors import ModelError
-from offramp_compression.modules import get_module
+from offramp_compression.modules import get_module, replace_module
 
 BITS = range(1, 9)
 _ITERATIONS = 100
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def apply_shared_weights(module: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
     """Have layers look their weights up in codebooks that are still empty; the edit "shared_weights".
 
-    `arguments` is {"layers": {NAME: {"bits": BITS, "zero": BOOL}}}; see `Lookup`. Raises ModelError for a layer that
-    does not exist, that cannot share its weights, or for a number of bits that is none.
+    `arguments` is {"layers": {NAME: {"bits": BITS, "zero": BOOL}}}; see `SharedLayer`. Raises ModelError for a layer
+    that does not exist, that cannot share its weights, or for a number of bits that is none.
     """
     for name, wanted in arguments["layers"].items():
         layer = get_module(module, name)
@@ -31,72 +32,62 @@ def apply_shared_weights(module: nn.Module, arguments: Mapping[str, Any]) -> nn.
             raise ModelError(f'layer "{name}" cannot share weights: {refusal}')
         if wanted["bits"] not in BITS:
             raise ModelError(f'layer "{name}" cannot have positions of {wanted["bits"]} bits; expected 1 to 8')
-        lookup = Lookup(layer.get_parameter("weight"), wanted["bits"], zero=wanted["zero"])
-        # Unsafe as the codebook has another shape than the weights.
-        parametrize.register_parametrization(layer, "weight", lookup, unsafe=True)
+        replace_module(module, name, SharedLayer(layer, wanted["bits"], zero=wanted["zero"]))
     return module
 
 
 def why_not_shared(layer: nn.Module) -> str:
     """Empty if `layer` can share its weights."""
-    if parametrize.is_parametrized(layer):
-        return "it does already"
-    if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
-        return f"it is a {type(layer).__name__}; expected a convolution or Linear"
-    return ""
+    # Not a subclass, whose weights may be used by other means than a call.
+    if type(layer) not in _KINDS:
+        return f"it is a {type(layer).__name__}; expected Linear or a convolution that is not transposed"
+    return "" if layer.weight is not None else "it does already"
 
 
-def is_shared(layer: nn.Module) -> bool:
-    return lookup_of(layer) is not None
+class SharedLayer(nn.Module):
+    """A linear layer or a convolution whose weights are looked up in `codebook`, FP32 [2^bits], whenever it runs.
 
-
-def lookup_of(layer: nn.Module) -> Lookup | None:
-    if not parametrize.is_parametrized(layer, "weight"):
-        return None
-    (found,) = layer.get_submodule("parametrizations.weight").children()
-    return found if isinstance(found, Lookup) else None
-
-
-@torch.no_grad()
-def fill_shared_weights(layer: nn.Module, weight: Tensor) -> None:
-    """Give a layer of `apply_shared_weights` the codebook and the positions that come closest to `weight`."""
-    lookup = lookup_of(layer)
-    assert lookup is not None
-    flat = weight.detach().cpu().double().numpy().ravel()
-    positions = np.zeros(len(flat), np.int64)
-    chosen = flat != 0 if lookup.zero else np.ones(len(flat), dtype=bool)
-    codebook = layer.get_parameter("parametrizations.weight.original")
-    if chosen.any():
-        values, found = cluster(flat[chosen], len(codebook))
-        positions[chosen] = found + lookup.zero
-        codebook.copy_(torch.from_numpy(values))
-    lookup.packed.copy_(torch.from_numpy(pack(positions, lookup.bits)))
-
-
-class Lookup(nn.Module):
-    """The parametrisation of a weight: a codebook, FP32 [2^bits], goes in and the weight comes out.
-
-    With `zero` the first value is 0 for good, so that pruned weights stay pruned, and the codebook holds one less.
-    A position takes `bits` bits of the buffer `packed`, uint8.
+    With `zero` the first value is 0 for good, so that pruned weights stay pruned, and the codebook holds one less. A
+    position takes `bits` bits of the buffer `packed`, uint8. The bias stays with `layer`, which has no weights left.
     """
 
     packed: Tensor
 
-    def __init__(self, like: Tensor, bits: int, *, zero: bool) -> None:
+    def __init__(self, layer: nn.Module, bits: int, *, zero: bool) -> None:
         super().__init__()
+        assert isinstance(layer, _KINDS)
         self.bits = bits
         self.zero = zero
-        self._shape = like.shape
-        self.register_buffer("packed", torch.zeros(-(-like.numel() * bits // 8), dtype=torch.uint8))
+        self._shape = layer.weight.shape
+        self.codebook = nn.Parameter(layer.weight.new_zeros(2**bits - zero))
+        self.register_buffer("packed", torch.zeros(-(-self._shape.numel() * bits // 8), dtype=torch.uint8))
+        self.layer = copy.deepcopy(layer)
+        self.layer.register_parameter("weight", None)
         self._positions: tuple[object, Tensor] | None = None
 
-    def forward(self, codebook: Tensor) -> Tensor:
-        values = torch.cat([codebook.new_zeros(1), codebook]) if self.zero else codebook
+    @property
+    def weight(self) -> Tensor:
+        """Of the layer's shape; the gradient of a value is the sum of those of its weights."""
+        values = torch.cat([self.codebook.new_zeros(1), self.codebook]) if self.zero else self.codebook
         return values[self.positions()].view(self._shape)
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """An empty codebook: what the weights were is `fill_shared_weights`' business."""
-        return weight.new_zeros(2**self.bits - self.zero)
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return nn.functional.linear(x, self.weight, self.layer.bias)
+        answer: Tensor = self.layer._conv_forward(x, self.weight, self.layer.bias)
+        return answer
+
+    @torch.no_grad()
+    def fill(self, weight: Tensor) -> None:
+        """Take the values and the positions that come closest to `weight`."""
+        flat = weight.detach().cpu().double().numpy().ravel()
+        positions = np.zeros(len(flat), np.int64)
+        chosen = flat != 0 if self.zero else np.ones(len(flat), dtype=bool)
+        if chosen.any():
+            values, found = cluster(flat[chosen], len(self.codebook))
+            positions[chosen] = found + self.zero
+            self.codebook.copy_(torch.from_numpy(values))
+        self.packed.copy_(torch.from_numpy(pack(positions, self.bits)))
 
     def positions(self) -> Tensor:
         """int64 [number of weights]. Unpacked once, as training looks them up in every step."""

@@ -16,9 +16,9 @@ from offramp_common.toml_schema import between
 from torch import Tensor, nn
 
 from offramp_compression.blueprint import Edit
-from offramp_compression.codebooks import apply_shared_weights, fill_shared_weights, is_shared, why_not_shared
+from offramp_compression.codebooks import SharedLayer, apply_shared_weights, why_not_shared
 from offramp_compression.errors import ModelError
-from offramp_compression.modules import get_module
+from offramp_compression.modules import get_module, replace_module
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance, installed_versions
 
@@ -37,7 +37,7 @@ class WeightSharing:
 
 
 @dataclass(frozen=True, slots=True)
-class SharedLayer:
+class Saving:
     """What became of one layer: bytes of its weights, and the norm of their difference over that of the weights."""
 
     layer: str
@@ -52,7 +52,7 @@ class Shared:
     """``kept`` is layer name -> why it stays as it is."""
 
     network: Network
-    layers: tuple[SharedLayer, ...]
+    layers: tuple[Saving, ...]
     kept: Mapping[str, str]
 
 
@@ -69,7 +69,7 @@ def share_weights(network: Network, settings: WeightSharing) -> Shared:
     arguments = {"layers": layers}
     module = apply_shared_weights(copy.deepcopy(network.module), arguments)
     for name in layers:
-        fill_shared_weights(get_module(module, name), get_module(network.module, name).get_parameter("weight"))
+        _shared(module, name).fill(get_module(network.module, name).get_parameter("weight"))
     provenance = Provenance(
         "share-weights",
         settings={**asdict(settings), "keep": list(settings.keep)},
@@ -87,20 +87,17 @@ def expanded(network: Network) -> Network:
     edits = tuple(edit for edit in network.blueprint.edits if edit.kind != EDIT)
     if len(edits) == len(network.blueprint.edits):
         return network
-    blueprint = replace(network.blueprint, edits=edits)
-    # Built anew: torch would take the lookup away from every copy of the network when it takes it from one.
-    with torch.random.fork_rng(devices=[]):
-        module = blueprint.build()
-    module.load_state_dict(_written_out(network.module))
-    return replace(network, module=module.train(network.module.training), blueprint=blueprint)
+    module = copy.deepcopy(network.module)
+    for name, layer in network.module.named_modules():
+        if isinstance(layer, SharedLayer):
+            replace_module(module, name, _written_out(layer))
+    return replace(network, module=module, blueprint=replace(network.blueprint, edits=edits))
 
 
-@torch.no_grad()
-def _written_out(module: nn.Module) -> dict[str, Tensor]:
-    shared = {name: layer for name, layer in module.named_modules() if is_shared(layer)}
-    hidden = tuple(f"{name}.parametrizations." for name in shared)
-    plain = {key: tensor for key, tensor in module.state_dict().items() if not key.startswith(hidden)}
-    return plain | {f"{name}.weight": _weight(layer) for name, layer in shared.items()}
+def _written_out(layer: SharedLayer) -> nn.Module:
+    plain = copy.deepcopy(layer.layer)
+    plain.register_parameter("weight", nn.Parameter(layer.weight.detach().clone()))
+    return plain
 
 
 def _chosen(module: nn.Module, settings: WeightSharing) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -109,7 +106,7 @@ def _chosen(module: nn.Module, settings: WeightSharing) -> tuple[dict[str, dict[
     layers: dict[str, dict[str, Any]] = {}
     kept = {}
     for name, layer in module.named_modules():
-        if not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+        if not isinstance(layer, (SharedLayer, nn.modules.conv._ConvNd, nn.Linear)):
             continue
         reason = _reason_to_keep(name, layer, settings)
         if reason:
@@ -137,14 +134,15 @@ def _bytes(weights: int, bits: int) -> int:
     return _FLOAT_BYTES * (1 << bits) + -(-weights * bits // 8)
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    assert isinstance(layer.weight, Tensor)
-    return layer.weight
+def _shared(module: nn.Module, name: str) -> SharedLayer:
+    layer = get_module(module, name)
+    assert isinstance(layer, SharedLayer)
+    return layer
 
 
 @torch.no_grad()
-def _told(before: nn.Module, after: nn.Module, name: str, wanted: Mapping[str, Any]) -> SharedLayer:
-    weight, shared = (_weight(get_module(module, name)) for module in (before, after))
+def _told(before: nn.Module, after: nn.Module, name: str, wanted: Mapping[str, Any]) -> Saving:
+    weight, shared = get_module(before, name).get_parameter("weight"), _shared(after, name).weight
     error = float((shared - weight).norm() / weight.norm().clamp(min=1e-12))
     size = _bytes(weight.numel(), wanted["bits"]) - _FLOAT_BYTES * int(wanted["zero"])
-    return SharedLayer(name, weight.numel(), _FLOAT_BYTES * weight.numel(), size, error)
+    return Saving(name, weight.numel(), _FLOAT_BYTES * weight.numel(), size, error)

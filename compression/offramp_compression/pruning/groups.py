@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from offramp_compression.errors import ModelError
+from offramp_compression.inputs import understood
 from offramp_compression.pruning.channels import ELSEWHERE, ChannelGroup, Channels, Indices, Member, Side, kept
 from offramp_compression.pruning.slicing import axes, is_depthwise, shrink, silence
 from offramp_compression.resize import widths
@@ -56,8 +57,11 @@ def find_channels(module: nn.Module, inputs: Sequence[Tensor]) -> Channels:
 
     ``inputs`` are forward's arguments, model-ready, with at least one example. The dependencies are those of Fang et
     al., DepGraph: Towards Any Structural Pruning (2023). Each group is then put to the test: taking out half of it must
-    give the answers that zeroing that half gives. Raises ModelError if the computation cannot be followed.
+    give the answers that zeroing that half gives. Raises ModelError if the network does not run on the inputs, or if
+    its computation cannot be followed.
     """
+    with understood(inputs):
+        _answers(module, inputs)
     order = [name for name, layer in module.named_modules() if isinstance(layer, _LAYERS)]
     fixed = dict.fromkeys(order, "the network does not use it for these inputs")
     groups = []
@@ -83,7 +87,7 @@ def _dependencies(module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[_Depe
             found = list(graph.get_all_groups(root_module_types=_LAYERS))
     except Exception as error:
         # Whatever the network or the tracer trips over, they have no type for it.
-        raise ModelError(f"the network's computation cannot be followed on these inputs: {error}") from error
+        raise ModelError(f"the network's computation cannot be followed: {error}") from error
     for group in found:
         touched = tuple(_touched(graph, names, group))
         root = touched[0]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from offramp_compression.blueprint import Edit
+from offramp_compression.errors import ModelError
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance, installed_versions
 from offramp_compression.pruning.allocation import Bounds, allocate
@@ -47,17 +48,29 @@ def allocate_latency(
 ) -> Stay:
     """As `allocation.allocate` for seconds of a forward pass on ``inputs``, held against the clock.
 
-    The estimate from single layers is corrected by what the narrower network really takes, until that is at most
-    ``target`` times what the whole one takes, measured in turn with it. Raises ModelError if that cannot be reached.
+    The estimate from single layers is corrected by what the narrower network really takes, measured in turn with the
+    whole one, and tried again a few times; what is returned is the first that takes at most ``target`` times as long,
+    or the fastest. Raises ModelError if by the estimate the target cannot be reached.
     """
     cost, table = Latency(network.module, inputs), WidthTable(network.module, channels.groups, ranking)
     aimed = target
+    tried: list[tuple[float, Stay]] = []
     for _ in range(_ROUNDS):
-        stay = allocate(channels.groups, scan.curves, table, cost, aimed, bounds)
-        narrow, _ = shrink(network.module, kept(channels.groups, least(ranking, stay)))
-        times = seconds({"whole": network.module, "narrow": narrow}, inputs)
-        share = times["narrow"] / times["whole"]
+        try:
+            stay = allocate(channels.groups, scan.curves, table, cost, aimed, bounds)
+        except ModelError:
+            if not tried:
+                raise
+            break
+        share = _measured_share(network, channels, least(ranking, stay), inputs)
+        tried.append((share, stay))
         if share <= target:
             break
         aimed *= target / share
-    return stay
+    return min(tried, key=lambda each: each[0])[1]
+
+
+def _measured_share(network: Network, channels: Channels, removed: Removed, inputs: Sequence[Tensor]) -> float:
+    narrow, _ = shrink(network.module, kept(channels.groups, removed))
+    times = seconds({"whole": network.module, "narrow": narrow}, inputs)
+    return times["narrow"] / times["whole"]
