@@ -4,6 +4,28 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from offramp_compression.cli import distill, evaluate, export, fine_tune, make, train
+from offramp_compression.cli import (
+    distill,
+    evaluate,
+    export,
+    factorize,
+    fine_tune,
+    make,
+    profile,
+    prune,
+    share_weights,
+    train,
+)
 
-COMMANDS: tuple[ModuleType, ...] = (distill, evaluate, export, fine_tune, make, train)
+COMMANDS: tuple[ModuleType, ...] = (
+    distill,
+    evaluate,
+    export,
+    factorize,
+    fine_tune,
+    make,
+    profile,
+    prune,
+    share_weights,
+    train,
+)
