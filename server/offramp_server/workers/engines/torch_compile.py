@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -67,7 +68,9 @@ def compile_program(spec: ModelSpec, program: Program, device: torch.device) -> 
 
     compiled = CompiledProgram(spec, program)
     try:
-        with torch._inductor.config.patch(_OPTIONS):
+        with torch._inductor.config.patch(_OPTIONS), warnings.catch_warnings():
+            # Inductor's own lowering of quantised layers copies a tensor in a way that torch warns about.
+            warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
             compiled.compile(spec, device)
     except Exception as error:
         reason = str(error).strip().splitlines()

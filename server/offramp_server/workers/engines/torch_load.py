@@ -6,6 +6,9 @@ import threading
 from dataclasses import replace
 
 import torch
+
+# Registers the operators of quantised programs (torch.ops.quantized_decomposed), which torch does only on demand.
+import torch.ao.quantization.fx._decomposed
 from open_inference.tensor import BYTES
 
 from offramp_server.engine_report import EngineReport
