@@ -36,7 +36,7 @@ def of_file(path: Path) -> Answer:
     Raises ExportError if that library cannot load it.
     """
     try:
-        return _of_onnx(path) if path.suffix == ".onnx" else _of_program(path)
+        return onnx_answer(str(path)) if path.suffix == ".onnx" else _of_program(path)
     except Exception as error:
         # Neither library has a type for it.
         raise ExportError(f"{path.name} was written and cannot be loaded: {error}") from error
@@ -61,12 +61,13 @@ def _of_program(path: Path) -> Answer:
     return of_module(torch.export.load(path).module())
 
 
-def _of_onnx(path: Path) -> Answer:
+def onnx_answer(model: str | bytes) -> Answer:
+    """An ONNX model, by its path or as bytes, through ONNX Runtime with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
 
     def answer(inputs: Sequence[Tensor]) -> Arrays:
