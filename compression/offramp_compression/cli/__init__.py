@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from offramp_compression.cli import (
+    attach_exits,
     distill,
     evaluate,
     export,
@@ -15,9 +16,11 @@ from offramp_compression.cli import (
     prune,
     share_weights,
     train,
+    zero_shot,
 )
 
 COMMANDS: tuple[ModuleType, ...] = (
+    attach_exits,
     distill,
     evaluate,
     export,
@@ -28,4 +31,5 @@ COMMANDS: tuple[ModuleType, ...] = (
     prune,
     share_weights,
     train,
+    zero_shot,
 )

@@ -20,8 +20,10 @@ from offramp_compression.cli.target import add_target_options, say_written, targ
 
 DESCRIPTION = """\
 Write a model file as .pt2 or .onnx into a model repository, with model.toml,
-labels and provenance. The file is loaded again and has to answer as the network
-does on real examples (--data); only then the version appears, whole, by a rename.
+labels, provenance and [preprocess], so that clients may send texts or files of
+pictures instead of tensors. The file is loaded again and has to answer as the
+network does on real examples (--data); only then the version appears, whole, by a
+rename.
 A new model gets version 1; one that is there gets its next version, and what was
 set in its model.toml stays.
 """
@@ -37,6 +39,9 @@ def add_to(commands: Commands) -> None:
     add_model_option(parser)
     add_target_options(parser)
     parser.add_argument(
+        "--stages", action="store_true", help="of a network with exits, write each stage too, as NAME-stage1, ..."
+    )
+    parser.add_argument(
         "--fixed-length", action="store_true", help="take texts of the length that the data has, instead of any length"
     )
     add_data_options(parser, part="test")
@@ -48,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     with needs_extra(EXTRA, "offramp export"):
         from offramp_compression.data.dataset import tensors
         from offramp_compression.data.sample import sample
+        from offramp_compression.exits.segments import export_segments
+        from offramp_compression.export.preparing import preparing
         from offramp_compression.export.program import NONE_VARY, text_lengths
         from offramp_compression.export.publish import export_network
     wanted = target(options)
@@ -55,5 +62,11 @@ def run(options: argparse.Namespace) -> int:
     network = open_model(options)
     inputs = tensors(sample(open_data(options), options.parity_rows, options.seed))
     variable = NONE_VARY if options.fixed_length else text_lengths(network.input_names, inputs)
-    say_written(export_network(network, inputs, wanted, variable=variable))
+    tokenizer = options.tokenizer.read_bytes() if options.tokenizer else None
+    additions = preparing(inputs, tokenizer, options.max_length)
+    if options.stages:
+        for exported in export_segments(network, inputs, wanted, variable=variable, additions=additions):
+            say_written(exported)
+    else:
+        say_written(export_network(network, inputs, wanted, variable=variable, additions=additions))
     return 0

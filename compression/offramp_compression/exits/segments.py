@@ -11,7 +11,7 @@ from torch import Tensor
 from offramp_compression.blueprint import Edit
 from offramp_compression.exits.stages import StageModule, stage_arguments, stage_modules
 from offramp_compression.export.program import NONE_VARY, VariableDimensions
-from offramp_compression.export.publish import Exported, Target, export_network
+from offramp_compression.export.publish import NOTHING, Additions, Exported, Target, export_network
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance, installed_versions
 
@@ -53,12 +53,17 @@ def segments(network: Network, inputs: Sequence[Tensor], variable: VariableDimen
 
 
 def export_segments(
-    network: Network, inputs: Sequence[Tensor], target: Target, *, variable: VariableDimensions = NONE_VARY
+    network: Network,
+    inputs: Sequence[Tensor],
+    target: Target,
+    *,
+    variable: VariableDimensions = NONE_VARY,
+    additions: Additions = NOTHING,
 ) -> list[Exported]:
     """Write the whole network as the model `target.name`, and its stages as `<name>-stage1`, `<name>-stage2`, ...
 
-    Each is written whole or not at all and compared with eager execution on `inputs`. Raises ExportError as
-    `export_network` does.
+    Each is written whole or not at all and compared with eager execution on `inputs`. `additions` are for the whole and
+    the first stage, which take what the network takes. Raises ExportError as `export_network` does.
     """
     named = [
         Segment(
@@ -69,12 +74,13 @@ def export_segments(
         for each in segments(network, inputs, variable)
     ]
     targets = [replace(target, name=f"{target.name}-stage{number}") for number in range(1, len(named) + 1)]
-    whole = export_network(network, inputs, target, variable=variable)
+    whole = export_network(network, inputs, target, variable=variable, additions=additions)
+    added = [additions, *[NOTHING] * (len(named) - 1)]
     return [
         whole,
         *(
-            export_network(segment.network, segment.inputs, place, variable=segment.variable)
-            for segment, place in zip(named, targets, strict=True)
+            export_network(segment.network, segment.inputs, place, variable=segment.variable, additions=more)
+            for segment, place, more in zip(named, targets, added, strict=True)
         ),
     ]
 

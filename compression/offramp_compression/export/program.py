@@ -79,8 +79,8 @@ def capture(module: nn.Module, inputs: Sequence[Tensor], names: Names) -> Export
     """
     if len(names.inputs) != len(inputs):
         raise ExportError(f"{len(inputs)} inputs are given and {len(names.inputs)} are named; name every one")
-    # Two of them, as torch takes a batch of one for a constant.
-    example = tuple(torch.zeros((2, *tensor.shape[1:]), dtype=tensor.dtype) for tensor in inputs)
+    pairs = zip(inputs, names.inputs, strict=True)
+    example = tuple(_example(tensor, names.variable.get(name, ())) for tensor, name in pairs)
     try:
         program = torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(module, names))
     except Exception as error:
@@ -109,6 +109,12 @@ def describe(program: ExportedProgram, names: Names) -> Signature:
         tuple(_info(name, values[node]) for name, node in zip(names.inputs, _inputs(program), strict=True)),
         tuple(_info(name, values[node]) for name, node in zip(names.outputs, found, strict=True)),
     )
+
+
+def _example(tensor: Tensor, varying: Sequence[int]) -> Tensor:
+    """Zeros of that shape, for a batch of two; at least two along what varies, as torch takes one for a constant."""
+    sizes = [max(2, size) if position in varying else size for position, size in enumerate(tensor.shape)]
+    return torch.zeros([2, *sizes[1:]], dtype=tensor.dtype)
 
 
 def _inputs(program: ExportedProgram) -> tuple[str, ...]:

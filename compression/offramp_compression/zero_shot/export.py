@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from offramp_compression.export.model_toml import DEFAULT_MAX_BATCH_SIZE
+from offramp_compression.export.preparing import preparing
 from offramp_compression.export.program import text_lengths
-from offramp_compression.export.publish import Additions, Exported, Target, export_network
+from offramp_compression.export.publish import Exported, Target, export_network
 from offramp_compression.zero_shot.classifier import ZeroShotClassifier
-
-TOKENIZER = "tokenizer.json"
 
 
 def export_zero_shot(classifier: ZeroShotClassifier, texts: Sequence[str], target: Target) -> Exported:
@@ -21,13 +20,9 @@ def export_zero_shot(classifier: ZeroShotClassifier, texts: Sequence[str], targe
     """
     encoder, settings = classifier.encoder, classifier.settings
     inputs = encoder.tokens(texts)
-    additions = Additions(
-        files={TOKENIZER: encoder.tokenizer.to_str().encode()},
-        tables={
-            "preprocess": {"tokenizer": TOKENIZER, "max_length": encoder.max_length},
-            "zero_shot": {**settings.as_table(), "embedding": encoder.network.output_names[0]},
-        },
-    )
+    texts_taken = preparing(inputs, encoder.tokenizer.to_str().encode(), encoder.max_length)
+    head = {**settings.as_table(), "embedding": encoder.network.output_names[0]}
+    additions = replace(texts_taken, tables={**texts_taken.tables, "zero_shot": head})
     variable = text_lengths(encoder.network.input_names, inputs)
     return export_network(
         encoder.network, inputs, _fitting(target, len(settings.templates)), variable=variable, additions=additions
