@@ -11,8 +11,9 @@ import torch
 from data_sets import images
 from offramp_compression.codebooks import apply_shared_weights, cluster, pack, unpack
 from offramp_compression.errors import ModelError
+from offramp_compression.export.publish import Target, export_network
 from offramp_compression.model_file import load, save
-from offramp_compression.modules import get_module
+from offramp_compression.modules import get_module, parameter_count
 from offramp_compression.network import Network
 from offramp_compression.pruning.masks import prune_weights, sparsity
 from offramp_compression.recovery import recover
@@ -121,6 +122,14 @@ class TestSharing:
         save(plain, tmp_path / "plain.safetensors")
         assert torch.equal(answers(load(tmp_path / "plain.safetensors")), answers(plain))
         assert shared_layers(shared)
+
+    def test_it_is_exported_with_its_weights_written_out(self, tmp_path: Path) -> None:
+        shared = share_weights(network(), WeightSharing(4)).network
+        pictures = (torch.rand(4, 1, 8, 8),)
+        written = export_network(shared, pictures, Target(tmp_path, "net", "pt2"))
+        assert written.parity.agreement == 1.0
+        program = torch.export.load(written.file)
+        assert sum(each.numel() for each in program.parameters()) == parameter_count(network().module)
 
     def test_small_and_kept_layers_stay_and_say_so(self) -> None:
         shared = share_weights(network(), WeightSharing(8, keep=("head",)))

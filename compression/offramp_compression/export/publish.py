@@ -27,6 +27,7 @@ from offramp_compression.export.program import (
 )
 from offramp_compression.export.repository import check_target, install, staging
 from offramp_compression.network import Network
+from offramp_compression.weight_sharing import expanded
 
 EAGER = "torch eager"
 _PARITY_BATCH = 16
@@ -93,7 +94,8 @@ def export_network(
     """
     check(target)
     names = Names(network.input_names, network.output_names, variable)
-    program = capture(network.module.eval(), inputs, names)
+    # An engine would look shared weights up again in every call.
+    program = capture(expanded(network).module.eval(), inputs, names)
     signature = describe(program, names)
     return publish(
         network, signature, lambda path: write_program(program, names, target.format, path), inputs, target, tolerance,
