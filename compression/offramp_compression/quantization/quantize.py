@@ -18,6 +18,7 @@ from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance, installed_versions
 from offramp_compression.quantization.layers import Int8Model, Quantizer, select
 from offramp_compression.quantization.settings import QuantizationSettings
+from offramp_compression.weight_sharing import expanded
 
 REFERENCE = "the float network in torch eager"
 
@@ -50,11 +51,12 @@ def open_quantizer(
     settings: QuantizationSettings,
     variable: VariableDimensions = NONE_VARY,
 ) -> Quantizer:
-    """Calibrate `network` on examples from its training set; a few hundred are enough.
+    """Calibrate `network` on examples from its training set; a few hundred are enough. Shared weights are written out.
 
     Raises ExportError if the network cannot be exported, ConfigurationError for a calibration that `format` lacks.
     """
     settings.chosen_calibration(format)
+    network = expanded(network)
     if format == "onnx":
         from offramp_compression.quantization.onnx_static import OnnxQuantizer
 
