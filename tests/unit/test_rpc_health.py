@@ -120,6 +120,19 @@ async def test_a_watch_is_told_of_changes_only() -> None:
     await watching.aclose()
 
 
+async def test_a_watch_that_is_busy_telling_while_the_board_closes_tells_the_end_as_well() -> None:
+    board = HealthBoard()
+    board.set_endpoint("echo", serving=True)
+    watching = board.watch("echo")
+    assert await anext(watching) is Health.SERVING
+
+    # Whoever reads the watch has not come back for more.
+    board.close()
+
+    assert [health async for health in watching] == [Health.NOT_SERVING]
+    assert [health async for health in board.watch("echo")] == [Health.NOT_SERVING]
+
+
 def test_a_board_starts_out_of_service() -> None:
     board = HealthBoard()
     board.add_services(["a.B"])

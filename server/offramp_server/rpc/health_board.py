@@ -67,7 +67,8 @@ class HealthBoard:
         try:
             status = self.status(name)
             yield status
-            while not self._closed:
+            # The board may have closed while this watcher was told of what was before.
+            while changed.is_set() or not self._closed:
                 await changed.wait()
                 changed.clear()
                 before, status = status, self.status(name)
