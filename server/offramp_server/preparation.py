@@ -12,7 +12,7 @@ from open_inference.tensor import ITEM_SIZES, Tensor
 from offramp_server.errors import InvalidRequest
 from offramp_server.inference import InferRequest
 from offramp_server.model_spec import VARIABLE, ModelSpec
-from offramp_server.preprocess.items import Preprocessor
+from offramp_server.preprocess.items import Preprocessor, check_size
 from offramp_server.preprocess.pool import PreprocessPool
 from offramp_server.scheduling.work import DEFAULT_PRIORITY
 from offramp_server.validation import Limits, ValidatedInputs, validate
@@ -44,29 +44,25 @@ class Preparation:
         started = time.monotonic_ns()
         spec, lane = model.spec, model.lane
         brought = validate(request, spec.public_inputs, spec.outputs, spec.max_batch_size, self._limits)
-        self._check_size(spec, brought.items)
+        self._check_sizes(spec, brought.items)
         [items] = brought.tensors
         with lane.preparing(brought.items):
             tensors = await self._pool.run(
-                lambda stop: preprocessor.prepare(items, stop), request.priority or DEFAULT_PRIORITY, deadline
-            )
+                lambda stop: preprocessor.prepare(items, stop, self._limits.max_tensor_bytes),
+                request.priority or DEFAULT_PRIORITY, deadline,
+            )  # fmt: skip
         if not spec.batches:
             tensors = [Tensor(tensor.name, tensor.datatype, tensor.shape[1:], tensor.data) for tensor in tensors]
         prepared = self._validated(replace(request, inputs=tensors), spec)
         lane.stats.preprocess_seconds.observe((time.monotonic_ns() - started) / 1e9)
         return prepared
 
-    def _check_size(self, spec: ModelSpec, items: int) -> None:
-        """Before anything is made that would be refused once it is there."""
+    def _check_sizes(self, spec: ModelSpec, items: int) -> None:
+        """Of tensors whose size does not depend on what the items are."""
         for tensor in spec.inputs:
-            if VARIABLE in tensor.dims:
-                continue
-            size = items * math.prod(tensor.dims) * ITEM_SIZES[tensor.datatype]
-            if size > self._limits.max_tensor_bytes:
-                raise InvalidRequest(
-                    f"{items} items become {size} bytes of input {quoted(tensor.name)}, this server takes at most "
-                    f"{self._limits.max_tensor_bytes}; send fewer at a time"
-                )
+            if VARIABLE not in tensor.dims:
+                size = math.prod(tensor.dims) * ITEM_SIZES[tensor.datatype]
+                check_size(tensor.name, items, size, self._limits.max_tensor_bytes)
 
 
 def _brings_tensors(request: InferRequest, spec: ModelSpec) -> bool:

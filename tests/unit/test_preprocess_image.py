@@ -23,18 +23,20 @@ PLAIN = ImagePreprocess(
     height=-1, width=-1, interpolation="bilinear", scale=True, mean=(), std=(), max_pixels=1_000_000, max_bytes=100_000,
 )  # fmt: skip
 GREY = replace(PLAIN, mode="L")
+# Bytes of a tensor.
+LARGEST = 64_000_000
 
 
-def prepared(settings: ImagePreprocess, *files: bytes) -> np.ndarray:
+def prepared(settings: ImagePreprocess, *files: bytes, largest: int = LARGEST) -> np.ndarray:
     items = Tensor("image_bytes", BYTES, (len(files), 1), encode_bytes(files))
-    [tensor] = ImagePreprocessor(settings).prepare(items, lambda: False)
+    [tensor] = ImagePreprocessor(settings).prepare(items, lambda: False, largest)
     assert tensor.name == "image"
     return tensor.numpy()
 
 
-def refusal(settings: ImagePreprocess, *files: bytes) -> str:
+def refusal(settings: ImagePreprocess, *files: bytes, largest: int = LARGEST) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        prepared(settings, *files)
+        prepared(settings, *files, largest=largest)
     return str(caught.value)
 
 
@@ -45,6 +47,13 @@ def test_a_png_becomes_values_from_0_to_1_channels_first() -> None:
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values[0], (pixels.astype(np.float32) / 255).transpose(2, 0, 1))
     np.testing.assert_array_equal(values[1], ((255 - pixels).astype(np.float32) / 255).transpose(2, 0, 1))
+
+
+def test_pictures_that_would_become_too_large_a_tensor_are_refused_at_the_first() -> None:
+    file = encoded(np.zeros((100, 100), np.uint8))
+    assert prepared(GREY, *[file] * 25, largest=1_000_000).nbytes == 1_000_000
+    said = refusal(GREY, file, *[b"not even looked at"] * 25, largest=1_000_000)
+    assert said.startswith('26 items become 1040000 bytes of input "image", this server takes at most 1000000')
 
 
 def test_a_jpeg_is_what_pillow_decodes() -> None:
@@ -179,7 +188,7 @@ def test_nothing_more_is_decoded_once_nobody_waits() -> None:
     asked = iter([False, True])
     items = Tensor("image_bytes", BYTES, (2, 1), encode_bytes([encoded(gradient(4, 4)), b"never looked at"]))
     with pytest.raises(Stopped):
-        ImagePreprocessor(GREY).prepare(items, lambda: next(asked))
+        ImagePreprocessor(GREY).prepare(items, lambda: next(asked), LARGEST)
 
 
 def test_without_pillow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,9 @@ from text_models import IDS, write_tokenizer
 CLS, SEP, GOOD, FILM, PAD = (IDS[word] for word in ("[CLS]", "[SEP]", "good", "film", "[PAD]"))
 TENSORS = (TokenTensor("input_ids", "INT64", "ids"), TokenTensor("attention_mask", "INT32", "attention_mask"))
 
+# Bytes of a tensor.
+LARGEST = 64_000_000
+
 
 def settings(tokenizer: Path, **changes: object) -> TextPreprocess:
     plain = TextPreprocess(
@@ -38,7 +41,7 @@ def settings(tokenizer: Path, **changes: object) -> TextPreprocess:
 
 def prepared(preprocess: TextPreprocess, *texts: str | bytes) -> list[np.ndarray]:
     items = Tensor("text", BYTES, (len(texts), 1), encode_bytes(texts))
-    return [tensor.numpy() for tensor in TextPreprocessor(preprocess).prepare(items, lambda: False)]
+    return [tensor.numpy() for tensor in TextPreprocessor(preprocess).prepare(items, lambda: False, LARGEST)]
 
 
 def refusal(preprocess: TextPreprocess, *texts: str | bytes) -> str:
@@ -64,6 +67,13 @@ def test_the_rows_of_a_request_are_as_long_as_its_longest_text_rounded_up(tokeni
     assert prepared(settings(tokenizer), "good", "good film good")[0].shape == (2, 8)
     assert prepared(settings(tokenizer, pad_to_multiple_of=1), "good", "good film good")[0].shape == (2, 5)
     assert prepared(settings(tokenizer, pad_to_multiple_of=16), "good")[0].shape == (1, 16)
+
+
+def test_texts_that_would_become_too_large_a_tensor_are_refused(tokenizer: Path) -> None:
+    items = Tensor("text", BYTES, (2, 1), encode_bytes(["good", "good film"]))
+    assert TextPreprocessor(settings(tokenizer)).prepare(items, lambda: False, 64)[0].shape == (2, 4)
+    with pytest.raises(InvalidRequest, match='2 items become 64 bytes of input "input_ids", this server takes at most'):
+        TextPreprocessor(settings(tokenizer)).prepare(items, lambda: False, 63)
 
 
 def test_no_row_is_longer_or_shorter_than_the_model_takes(tokenizer: Path) -> None:
@@ -115,7 +125,9 @@ def test_token_types_go_where_the_model_wants_them(tokenizer: Path) -> None:
 
 def test_nothing_more_is_tokenized_once_nobody_waits(tokenizer: Path) -> None:
     with pytest.raises(Stopped):
-        TextPreprocessor(settings(tokenizer)).prepare(Tensor("text", BYTES, (1, 1), encode_bytes(["a"])), lambda: True)
+        TextPreprocessor(settings(tokenizer)).prepare(
+            Tensor("text", BYTES, (1, 1), encode_bytes(["a"])), lambda: True, LARGEST
+        )
 
 
 def test_a_tokenizer_that_has_changed_since_it_was_checked_is_not_used(tokenizer: Path) -> None:
@@ -144,7 +156,7 @@ def test_a_defect_of_the_library_fails_the_request_and_nothing_else(tokenizer: P
     preprocessor = TextPreprocessor(settings(tokenizer))
     preprocessor._tokenizer = Panics()
     with pytest.raises(ModelFailed, match="the tokenizer failed: index out of bounds"):
-        preprocessor.prepare(Tensor("text", BYTES, (1, 1), encode_bytes(["good"])), lambda: False)
+        preprocessor.prepare(Tensor("text", BYTES, (1, 1), encode_bytes(["good"])), lambda: False, LARGEST)
 
 
 def test_special_tokens_have_to_leave_room_for_text(tokenizer: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from offramp_common.extras import needs_extra
-from open_inference.tensor import Array, Tensor
+from open_inference.tensor import ITEM_SIZES, Array, Tensor
 
-from offramp_server.preprocess.items import Stop, elements, wrong
+from offramp_server.preprocess.items import Stop, check_size, elements, wrong
 from offramp_server.preprocess.settings import ImagePreprocess
 
 # Nothing else is decoded: every further decoder is one that a stranger's bytes reach.
@@ -33,7 +33,7 @@ class ImagePreprocessor:
         self._mean = np.array(settings.mean, dtype=np.float32)
         self._std = np.array(settings.std, dtype=np.float32)
 
-    def prepare(self, items: Tensor, stop: Stop) -> list[Tensor]:
+    def prepare(self, items: Tensor, stop: Stop, max_tensor_bytes: int) -> list[Tensor]:
         settings = self._settings
         pictures: list[Array] = []
         for index, element in elements(items, settings.max_bytes, stop):
@@ -41,6 +41,10 @@ class ImagePreprocessor:
                 pictures.append(self._pixels(element))
             except _WrongPicture as error:
                 raise wrong(items, index, str(error)) from error
+            if index == 0:
+                # All others have to be of this size. A file of a few bytes can be a large picture.
+                item_bytes = pictures[0].size * ITEM_SIZES[settings.datatype]
+                check_size(settings.tensor, items.shape[0], item_bytes, max_tensor_bytes)
             if pictures[index].shape != pictures[0].shape:
                 raise wrong(items, index, f"is {_size(pictures[index])}, item 0 is {_size(pictures[0])}; "
                             "pictures of different sizes go into requests of their own")  # fmt: skip

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from offramp_common.extras import needs_extra
-from open_inference.tensor import Array, Tensor
+from open_inference.tensor import ITEM_SIZES, Array, Tensor
 
 from offramp_server.errors import LoadError, ModelFailed
-from offramp_server.preprocess.items import Stop, elements, wrong
+from offramp_server.preprocess.items import Stop, check_size, elements, wrong
 from offramp_server.preprocess.settings import TextPreprocess
 
 # Tokens that pad in vocabularies whose tokenizer file says nothing of padding: BERT's, and those after SentencePiece.
@@ -29,9 +29,11 @@ class TextPreprocessor:
         self._tokenizer = _load(settings)
         self._padding = _padding(self._tokenizer)
 
-    def prepare(self, items: Tensor, stop: Stop) -> list[Tensor]:
+    def prepare(self, items: Tensor, stop: Stop, max_tensor_bytes: int) -> list[Tensor]:
         encodings = [self._encode(items, index, element) for index, element in self._elements(items, stop)]
         length = self._length(max((len(encoding.ids) for encoding in encodings), default=0))
+        for tensor in self._settings.tensors:
+            check_size(tensor.name, len(encodings), length * ITEM_SIZES[tensor.datatype], max_tensor_bytes)
         return [
             Tensor.from_numpy(tensor.name, self._rows(encodings, tensor.source, length), tensor.datatype, copy=False)
             for tensor in self._settings.tensors
