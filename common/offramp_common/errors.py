@@ -13,3 +13,7 @@ class OfframpError(Exception):
 
 class ConfigurationError(OfframpError):
     """A file or an option cannot be used as written. Names the file, the key, and what would be right."""
+
+
+class LoadError(OfframpError):
+    """A model cannot be loaded: the file, its engine, or its configuration."""

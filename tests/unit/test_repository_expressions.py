@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from offramp_common.formats.pt2_expressions import Range, parse_expression
 from offramp_server.errors import LoadError
-from offramp_server.formats.pt2_expressions import Range, parse_expression
 
 S0 = "Symbol('s0', positive=True, integer=True)"
 S1 = "Symbol('s1', integer=True)"

@@ -17,6 +17,7 @@ from offramp_compression.errors import ModelError
 from offramp_compression.evaluation import flops
 from offramp_compression.model_file import load
 from offramp_compression.modules import parameter_count
+from offramp_compression.programs import load_program
 
 Arrays: TypeAlias = tuple[NDArray[Any], ...]
 BATCH_SIZE = 256
@@ -91,14 +92,7 @@ def _from_model_file(path: Path, name: str, trusted: Collection[str]) -> Subject
 
 
 def _from_program(path: Path, name: str) -> Subject:
-    # Registers the operators of quantised programs.
-    import torch.ao.quantization.fx._decomposed
-
-    try:
-        program = torch.export.load(path)
-    except Exception as error:
-        # torch has no type for it, and a user should read one sentence.
-        raise ModelError(f"{path} is not a program that torch.export wrote, or of another version: {error}") from error
+    program = load_program(path)
     parameters = sum(each.numel() for each in program.parameters())
     return _torch_subject(name, program.module(), parameters, path.stat().st_size)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offramp_compression.errors import ExportError
+from offramp_compression.programs import load_program
 
 Arrays: TypeAlias = tuple[NDArray[Any], ...]
 # Takes the inputs of one batch, and returns the outputs in order.
@@ -31,12 +32,12 @@ def of_module(module: Callable[..., Any]) -> Answer:
 
 
 def of_file(path: Path) -> Answer:
-    """A `.pt2` through torch.export.load, an `.onnx` through ONNX Runtime with as many threads as torch has.
+    """A `.pt2` as the server reads it, an `.onnx` through ONNX Runtime with as many threads as torch has.
 
     Raises ExportError if that library cannot load it.
     """
     try:
-        return onnx_answer(str(path)) if path.suffix == ".onnx" else _of_program(path)
+        return onnx_answer(str(path)) if path.suffix == ".onnx" else of_module(load_program(path).module())
     except Exception as error:
         # Neither library has a type for it.
         raise ExportError(f"{path.name} was written and cannot be loaded: {error}") from error
@@ -52,13 +53,6 @@ def _batches(inputs: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor
     yield tuple(tensor[:1] for tensor in inputs)
     for start in range(1, len(inputs[0]), batch_size):
         yield tuple(tensor[start : start + batch_size] for tensor in inputs)
-
-
-def _of_program(path: Path) -> Answer:
-    # Registers the operators of quantised programs.
-    import torch.ao.quantization.fx._decomposed
-
-    return of_module(torch.export.load(path).module())
 
 
 def onnx_answer(model: str | bytes) -> Answer:

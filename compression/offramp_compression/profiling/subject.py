@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 from torch.profiler import record_function
 from torch.utils.flop_counter import FlopCounterMode
 
-from offramp_compression.errors import ModelError
 from offramp_compression.inputs import understood
 from offramp_compression.profiling.flops import flops_by_module
+from offramp_compression.programs import load_program
 
 # Marks a layer's time among the profiler's events.
 MARK = "layer "
@@ -85,15 +85,8 @@ class ProgramSubject(Subject):
 
 
 def open_program(path: Path) -> ProgramSubject:
-    """Raises ModelError for a file that is no exported program."""
-    # Registers the operators of quantised programs.
-    import torch.ao.quantization.fx._decomposed
-
-    try:
-        return ProgramSubject(torch.export.load(path))
-    except Exception as error:
-        # torch has no type for it, and a user should read one sentence.
-        raise ModelError(f"{path} is not a program that torch.export wrote, or of another version: {error}") from error
+    """Raises ModelError for a file that is no exported program, or that could run code when it is loaded."""
+    return ProgramSubject(load_program(path))
 
 
 class _Marking(fx.Interpreter):

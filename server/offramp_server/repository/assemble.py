@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from offramp_common.formats.source_model import Dimension, SourceModel, SourceTensor
 from open_inference.tensor import BYTES
 
 from offramp_server.errors import ConfigurationError
-from offramp_server.formats.source_model import Dimension, SourceModel, SourceTensor
 from offramp_server.model_spec import VARIABLE, ModelSpec, TensorSpec
 from offramp_server.preprocess.settings import Preprocess
 from offramp_server.repository.image_preprocess import match_image

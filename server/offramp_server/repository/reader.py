@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from offramp_adapters.routes.strategy import Strategy
+from offramp_common.formats.onnx_file import read_onnx
+from offramp_common.formats.pt2_archive import read_pt2
+from offramp_common.formats.source_model import SourceModel
 
 from offramp_server.errors import ConfigurationError, LoadError
-from offramp_server.formats.onnx_file import read_onnx
-from offramp_server.formats.pt2_archive import read_pt2
-from offramp_server.formats.source_model import SourceModel
 from offramp_server.model_spec import ModelSpec
 from offramp_server.repository.assemble import Candidate, assemble
 from offramp_server.repository.layout import (

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from offramp_common.formats.pt2_archive import open_verified
 from torch.export.graph_signature import (
     ConstantArgument,
     InputKind,
@@ -19,7 +20,6 @@ from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 
 from offramp_server.errors import LoadError
-from offramp_server.formats.pt2_archive import open_verified
 from offramp_server.model_spec import ModelSpec
 
 ExportedProgram = torch.export.ExportedProgram

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from offramp_server.errors import LoadError
+from offramp_common.errors import LoadError
 
 _MAX_ENTRIES = 100_000
 _ENCRYPTED = 0x1

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from offramp_server.errors import LoadError
-from offramp_server.formats.source_model import Dimension, SourceModel, SourceTensor
+from offramp_common.errors import LoadError
+from offramp_common.formats.source_model import Dimension, SourceModel, SourceTensor
 
 # onnx.TensorProto.DataType
 _DATATYPES = {

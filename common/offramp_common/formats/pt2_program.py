@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from offramp_server.errors import LoadError
-from offramp_server.formats.pt2_expressions import parse_expression
+from offramp_common.errors import LoadError
+from offramp_common.formats.pt2_expressions import parse_expression
 
 Json: TypeAlias = dict[str, Any]
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from offramp_server.errors import LoadError
-from offramp_server.formats.pt2_expressions import Range, parse_expression
-from offramp_server.formats.pt2_program import Json
-from offramp_server.formats.source_model import UNBOUNDED, Dimension, SourceTensor
+from offramp_common.errors import LoadError
+from offramp_common.formats.pt2_expressions import Range, parse_expression
+from offramp_common.formats.pt2_program import Json
+from offramp_common.formats.source_model import UNBOUNDED, Dimension, SourceTensor
 
 # torch._export.serde.schema.ScalarType
 _DATATYPES = {

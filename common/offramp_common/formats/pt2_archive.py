@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from offramp_server.errors import LoadError
-from offramp_server.formats.pt2_pickles import check_only_tensors
-from offramp_server.formats.pt2_program import Json, check_plain, clean_program, parse_json
-from offramp_server.formats.pt2_signature import read_signature
-from offramp_server.formats.source_model import SourceModel
-from offramp_server.formats.zip_archive import ZipArchive
+from offramp_common.errors import LoadError
+from offramp_common.formats.pt2_pickles import check_only_tensors
+from offramp_common.formats.pt2_program import Json, check_plain, clean_program, parse_json
+from offramp_common.formats.pt2_signature import read_signature
+from offramp_common.formats.source_model import SourceModel
+from offramp_common.formats.zip_archive import ZipArchive
 
 PROGRAM = "models/model.json"
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TypeAlias
 
-from offramp_server.errors import LoadError
+from offramp_common.errors import LoadError
 
 # Inclusive; None: no upper bound.
 Range: TypeAlias = tuple[int, int | None]

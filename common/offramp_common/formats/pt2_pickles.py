@@ -10,8 +10,8 @@ import io
 import pickletools
 import re
 
-from offramp_server.errors import LoadError
-from offramp_server.formats.zip_archive import ZipArchive
+from offramp_common.errors import LoadError
+from offramp_common.formats.zip_archive import ZipArchive
 
 _MAX_PICKLE_BYTES = 64 * 2**20
 
