@@ -16,6 +16,7 @@ from offramp_compression.errors import TrainingError
 from offramp_compression.evaluation.predict import predict
 from offramp_compression.training.history import Epoch
 from offramp_compression.training.objective import Objective, Supervised
+from offramp_compression.training.placement import Placement
 from offramp_compression.training.settings import TrainingSettings
 from torch import Tensor, nn
 from training_fakes import SETTINGS, Watched, network, pictures, train, weights
@@ -251,3 +252,9 @@ def _dtype_in_training(wanted: Any) -> torch.dtype:
 
     train(network(), replace(SETTINGS, epochs=1, mixed_precision=wanted), Looking())
     return seen[0]
+
+
+@pytest.mark.parametrize(("channels", "kernel", "safe"), [(4, 1, False), (8, 1, True), (4, 3, True)])
+def test_layers_that_corrupt_memory_channels_last_are_not_trained_so(channels: int, kernel: int, safe: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(channels, 2 * channels, kernel, stride=2))
+    assert Placement.of(SETTINGS, module).channels_last is safe

@@ -20,9 +20,11 @@ class Placement:
     channels_last: bool
 
     @classmethod
-    def of(cls, settings: TrainingSettings) -> Placement:
-        """Raises ConfigurationError if the device is not there."""
-        return cls(find_device(settings.device), settings.channels_last)
+    def of(cls, settings: TrainingSettings, trained: nn.Module | None = None) -> Placement:
+        """For a module that is to be `trained` there. Raises ConfigurationError if the device is not there."""
+        device = find_device(settings.device)
+        safe = trained is None or device.type != "cpu" or not any(map(_corrupts_memory, trained.modules()))
+        return cls(device, settings.channels_last and safe)
 
     @classmethod
     def like(cls, module: nn.Module) -> Placement:
@@ -49,6 +51,17 @@ class Placement:
     def _tensor(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device)
         return moved.contiguous(memory_format=torch.channels_last) if self.channels_last and moved.ndim == 4 else moved
+
+
+def _corrupts_memory(module: nn.Module) -> bool:
+    """Channels last, the backward pass of a strided 1x1 convolution of fewer than 8 channels writes beyond its buffers
+    on CPUs (seen with torch 2.13 on AVX2; sooner or later the process crashes)."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels // module.groups < 8
+    )
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

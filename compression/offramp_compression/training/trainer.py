@@ -64,7 +64,7 @@ def fit(
 def _running(
     module: nn.Module, train: Batches, settings: TrainingSettings, objective: Objective, validate: Dataset | None
 ) -> Iterator[Run]:
-    place = Placement.of(settings)
+    place = Placement.of(settings, module)
     extras = nn.ModuleDict(dict(objective.modules()))
     with (
         placement.threads(settings.threads),
