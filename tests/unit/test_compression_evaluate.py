@@ -124,6 +124,23 @@ def test_agreement_is_with_the_reference_even_if_that_is_not_one_of_the_models()
     assert figures["wrong"][1].value == 1.0
 
 
+def test_a_reference_that_is_called_like_a_model_is_asked_itself() -> None:
+    data = pictures()
+    right, wrong = np.eye(3)[data.labels], np.eye(3)[(data.labels + 1) % 3]
+    found = evaluate(
+        [subject("network", right)], data,
+        reference=subject("network", wrong), batch_sizes=(1,), bootstrap=Bootstrap(10),
+    )  # fmt: skip
+    assert found[0].quality.agreement is not None
+    assert found[0].quality.agreement.value == 0.0
+
+
+def test_a_model_of_the_same_classes_in_another_order_is_refused() -> None:
+    backwards = replace(subject("backwards", np.zeros((30, 3))), class_names=NAMES[::-1])
+    with pytest.raises(ModelError, match="the model has line, circle, square and the data square, circle, line"):
+        evaluate([backwards], pictures())
+
+
 def test_a_model_with_other_classes_than_the_data_is_refused() -> None:
     with pytest.raises(ModelError, match=r"answers with shape \[30, 4\]; 30 examples of 3 classes need \[30, 3\]"):
         evaluate([subject("other", np.zeros((30, 4)))], pictures())
@@ -183,8 +200,8 @@ def test_a_model_file_is_evaluated_too(files: Files, tmp_path: Path, capsys: pyt
     data = Dataset((np.zeros((6, 1, 28, 28), np.uint8),), np.arange(6) % 3, NAMES)
     np.savez(tmp_path / "data.npz", x=data.inputs[0], labels=data.labels, class_names=np.asarray(NAMES))
     save(made, tmp_path / "tiny.safetensors")
-    command = ["evaluate", str(tmp_path / "tiny.safetensors"), "--data", str(tmp_path / "data.npz"), "--resamples", "5"]
-    assert main(command) == 0
+    command = ["evaluate", str(tmp_path / "tiny.safetensors"), "--data", str(tmp_path / "data.npz"), "--threads", "1"]
+    assert main([*command, "--resamples", "5"]) == 0
     assert "torch eager" in capsys.readouterr().out
 
 
@@ -232,7 +249,7 @@ def test_a_models_folder_stands_for_its_highest_version(files: Files, tmp_path: 
     ("content", "name", "words"),
     [
         (b"", "model.bin", "is not a model: expected .safetensors"),
-        (b"zip", "model.pt2", "is not a program that torch.export wrote"),
+        (b"zip", "model.pt2", "not a complete zip archive"),
         (b"onnx", "model.onnx", "cannot be opened by ONNX Runtime"),
     ],
 )
@@ -247,6 +264,14 @@ def test_a_file_that_is_no_model_is_refused_with_a_sentence(
 def test_a_path_that_does_not_exist_is_refused(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "nowhere.pt2", *options(files)]) == 2
     assert "nowhere.pt2 does not exist" in capsys.readouterr().err
+
+
+def test_a_path_may_hold_an_equals_sign(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rate=0.1" / "made.pt2"
+    path.parent.mkdir()
+    path.write_bytes(files.pt2.read_bytes())
+    assert main(["evaluate", str(path), "--batch-sizes", "1", *options(files)]) == 0
+    assert "\nmade " in capsys.readouterr().out
 
 
 def test_two_models_of_one_name_are_refused(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,3 +289,16 @@ def test_operations_of_an_onnx_model_with_open_shapes_are_not_made_up(tmp_path: 
     )  # fmt: skip
     save_model(helper.make_model(graph), tmp_path / "open.onnx")
     assert flops.of_onnx(tmp_path / "open.onnx", ()) is None
+
+
+def test_a_program_that_would_unpickle_something_is_refused(files: Files, tmp_path: Path) -> None:
+    import zipfile
+
+    hostile = tmp_path / "hostile.pt2"
+    with zipfile.ZipFile(files.pt2) as source, zipfile.ZipFile(hostile, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry, source.read(entry))
+        folder = source.namelist()[0].split("/")[0]
+        target.writestr(f"{folder}/data/constants/payload.pt", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    with pytest.raises(ModelError, match=r"hostile\.pt2"):
+        open_subject(hostile)

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         from offramp_compression.evaluation.bootstrap import Bootstrap
         from offramp_compression.evaluation.evaluation import evaluate
     subjects = open_subjects(options.models, options)
-    reference = open_subjects([options.reference], options)[0] if options.reference else None
+    reference = _reference(options, subjects)
     data = open_data(options, classes=common_classes([*subjects, *([reference] if reference else [])]))
     bootstrap = Bootstrap(max(0, options.resamples), seed=options.seed)
     evaluations = evaluate(
@@ -80,13 +80,22 @@ def open_subjects(models: Sequence[str], options: argparse.Namespace) -> list[Su
 
     subjects = []
     for model in models:
-        name, _, path = model.rpartition("=")
+        # A folder may be called after a setting.
+        name, _, path = ("", "", model) if Path(model).exists() else model.rpartition("=")
         subjects.append(open_subject(Path(path), name, options.threads, trusted=options.trust))
     names = [subject.name for subject in subjects]
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"two models are called {name}; give one another name with NAME=PATH")
     return subjects
+
+
+def _reference(options: argparse.Namespace, subjects: Sequence[Subject]) -> Subject | None:
+    if options.reference is None:
+        return None
+    if options.reference in options.models:
+        return subjects[options.models.index(options.reference)]
+    return open_subjects([options.reference], options)[0]
 
 
 def common_classes(subjects: Sequence[Subject]) -> tuple[str, ...] | None:

@@ -43,13 +43,14 @@ def evaluate(
     """Ask every subject about all of ``data``, then time them in turns.
 
     Agreement is with ``reference``, where there is one. ``say`` hears what is being done. Raises ModelError if a
-    subject's answers do not have one column for each class.
+    subject's answers do not have one column for each class, or count in another order.
     """
     answers = {}
     for subject in subjects:
         say(f"asking {subject.name} about {len(data)} examples")
         answers[subject.name] = _logits(subject, data)
-    compared = None if reference is None else answers.get(reference.name)
+    # Not by its name: another file may well be called like one of the models.
+    compared = next((answers[subject.name] for subject in subjects if subject is reference), None)
     if reference is not None and compared is None:
         say(f"asking {reference.name}, the reference")
         compared = _logits(reference, data)
@@ -67,6 +68,11 @@ def evaluate(
 
 
 def _logits(subject: Subject, data: Dataset) -> NDArray[np.floating]:
+    if subject.class_names not in (None, data.class_names):
+        raise ModelError(
+            f"{subject.name} and the data do not have the same classes in the same order; the model has "
+            f"{_shown(subject.class_names or ())} and the data {_shown(data.class_names)}"
+        )
     logits = subject.logits(data)
     if logits.shape != (len(data), len(data.class_names)):
         raise ModelError(
@@ -76,6 +82,10 @@ def _logits(subject: Subject, data: Dataset) -> NDArray[np.floating]:
     if not np.isfinite(logits).all():
         raise ModelError(f"{subject.name} answers with NaN or infinity; its weights or its inputs are broken")
     return logits
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
 
 
 def _time(subjects: Sequence[Subject], data: Dataset, batch_sizes: Sequence[int]) -> dict[str, tuple[Timing, ...]]:
