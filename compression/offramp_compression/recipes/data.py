@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from offramp_compression.data.dataset import Dataset
+from offramp_compression.data.dataset import Dataset, aligned
 from offramp_compression.data.sources import open_encoded
 from offramp_compression.errors import DataError
 from offramp_compression.recipes.schema import DataTable
@@ -49,8 +49,9 @@ class RecipeData:
 
     @cached_property
     def test(self) -> Dataset:
-        """What models are judged by; no step sees it."""
-        return self._limited(self._part(self._table.test))
+        """What models are judged by; no step sees it. Raises DataError if it has a class that training has not."""
+        part = self._table.test
+        return self._limited(aligned(self._part(part), self.train.class_names, f"{self.path} ({part})"))
 
     @cached_property
     def calibration(self) -> Dataset:

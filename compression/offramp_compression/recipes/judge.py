@@ -83,14 +83,19 @@ def verdicts_on(
 
     It has to be one and the same: a fast file that is wrong and a right one that is slow are no model.
     """
-    found = [_verdicts(step, asked, reference, candidate) for candidate in candidates]
+    # Files of other formats do not tell parameters from other constants; those of a step have the same.
+    known = next((each.parameters for each in candidates if each.parameters is not None), None)
+    found = [_verdicts(step, asked, reference, candidate, known) for candidate in candidates]
     return next((each for each in found if all(verdict.reached for verdict in each)), found[-1] if found else [])
 
 
-def _verdicts(step: str, asked: Requirement, reference: Evaluation, candidate: Evaluation) -> list[Verdict]:
+def _verdicts(
+    step: str, asked: Requirement, reference: Evaluation, candidate: Evaluation, known: int | None
+) -> list[Verdict]:
     accuracy = candidate.quality.accuracy.value
     lost = 100 * (reference.quality.accuracy.value - accuracy)
-    speedup = candidate.timings[-1].items_per_second / reference.timings[-1].items_per_second
+    speedup = _items_per_second(candidate) / _items_per_second(reference)
+    parameters = known if candidate.parameters is None else candidate.parameters
     verdicts = []
 
     def check(wanted: float | None, words: str, measured: str, reached: bool) -> None:
@@ -102,7 +107,11 @@ def _verdicts(step: str, asked: Requirement, reference: Evaluation, candidate: E
         asked.points_lost, f"at most {asked.points_lost} points lost", f"{lost:+.2f}", lost <= (asked.points_lost or 0)
     )
     check(asked.speedup, f"at least {asked.speedup}x", f"{speedup:.2f}x", speedup >= (asked.speedup or 0))
-    if candidate.parameters is not None:
-        few = candidate.parameters <= (asked.parameters or 0)
-        check(asked.parameters, f"at most {asked.parameters} parameters", f"{candidate.parameters}", few)
+    few = parameters is not None and parameters <= (asked.parameters or 0)
+    counted = "cannot be counted" if parameters is None else f"{parameters}"
+    check(asked.parameters, f"at most {asked.parameters} parameters", counted, few)
     return verdicts
+
+
+def _items_per_second(evaluation: Evaluation) -> float:
+    return max(evaluation.timings, key=lambda timing: timing.batch_size).items_per_second
