@@ -109,6 +109,12 @@ class TestDataset:
         named = aligned(data, ("Coat", "Bag", "Boot", "Shirt"), "here")
         assert (named.class_names[2], named.labels.tolist()) == ("Boot", data.labels.tolist())
 
+    def test_numbers_that_are_the_models_names_are_taken_by_name(self) -> None:
+        data = replace(images(4), class_names=("0", "1"), labels=np.array([0, 1, 0, 1]))
+        assert aligned(data, ("1", "0"), "here").labels.tolist() == [1, 0, 1, 0]
+        with pytest.raises(DataError, match='here: the model has no class "0"'):
+            aligned(data, ("1", "2", "3"), "here")
+
     def test_more_classes_without_names_than_the_model_has_are_refused(self) -> None:
         with pytest.raises(DataError, match='here: the model has no class "0"'):
             aligned(replace(images(6), class_names=("0", "1", "2")), ("Coat", "Bag"), "here")

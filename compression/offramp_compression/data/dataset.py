@@ -81,15 +81,16 @@ def check(data: Dataset, where: str, *, every_class: bool = True) -> None:
 def aligned(data: Dataset, class_names: tuple[str, ...], where: str) -> Dataset:
     """`data` with its labels counted in the order of `class_names`, which are those of a model.
 
-    Data whose classes have no names but their numbers ("0", "1", ...) get those of the model, by position.
+    Data whose classes have no names but their numbers ("0", "1", ...), none of which the model has, get those of the
+    model by position.
     Raises DataError if `data`, which came from `where`, has a class that the model does not have.
     """
     if data.class_names == class_names:
         return data
     numbered = tuple(str(number) for number in range(len(data.class_names)))
-    if data.class_names == numbered and len(numbered) <= len(class_names):
-        return Dataset(data.inputs, data.labels, class_names)
     strangers = [name for name in data.class_names if name not in class_names]
+    if tuple(strangers) == numbered and len(numbered) <= len(class_names):
+        return Dataset(data.inputs, data.labels, class_names)
     if strangers:
         raise DataError(
             f"{where}: the model has no class {quoted(strangers[0])}; expected data of its classes: "
