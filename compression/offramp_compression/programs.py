@@ -19,7 +19,7 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(open_verified(path))
     except LoadError as error:
-        raise ModelError(f"{path} cannot be loaded: {error}") from error
+        raise ModelError(str(error)) from error
     except Exception as error:
         # torch has no type for it, and a user should read one sentence.
         raise ModelError(f"{path} is not a program that this torch can load: {error}") from error

@@ -25,6 +25,9 @@ _MAX_BYTES = 512 * 2**20
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,1023}|")
 _TEXT = re.compile(r"[A-Za-z0-9_.:/+\- ]{0,4096}")
+# "id,path,type" for each module, the outermost first; torch cuts it at the commas and keeps the text.
+_MODULE = r"[\w.@]{0,1024},[\w.]{0,1024},[\w.]{1,1024}"
+_MODULE_STACK = re.compile(rf"{_MODULE}(;{_MODULE}){{0,99}}", re.ASCII)
 _RANGE_KEY = re.compile(r"[A-Za-z0-9_*+\-/%(), .]{1,4096}")
 
 _NAMESPACES = "aten|prims|quantized|quantized_decomposed|rngprims|torchvision"
@@ -144,10 +147,16 @@ def _node(node: Json) -> Json:
         "target": _operator(node.get("target")),
         "inputs": [_named_argument(argument) for argument in _items(node, "inputs")],
         "outputs": _plain(_items(node, "outputs")),
-        "metadata": {},
+        "metadata": _origin(node),
         "is_hop_single_tensor_return": _plain(node.get("is_hop_single_tensor_return")),
         "name": None if node.get("name") is None else _identifier(node["name"]),
     }
+
+
+def _origin(node: Json) -> Json:
+    """The modules that a node was traced in, which torch keeps as text, and of which a profile is made. Nothing else."""
+    stack = node.get("metadata", {}).get("nn_module_stack")
+    return {"nn_module_stack": stack} if isinstance(stack, str) and _MODULE_STACK.fullmatch(stack) else {}
 
 
 def _named_argument(argument: Json) -> Json:
