@@ -154,7 +154,7 @@ def _node(node: Json) -> Json:
 
 
 def _origin(node: Json) -> Json:
-    """The modules that a node was traced in, which torch keeps as text, and of which a profile is made. Nothing else."""
+    """The modules that a node was traced in, which torch keeps as text and a profile is made of. Nothing else."""
     stack = node.get("metadata", {}).get("nn_module_stack")
     return {"nn_module_stack": stack} if isinstance(stack, str) and _MODULE_STACK.fullmatch(stack) else {}
 
