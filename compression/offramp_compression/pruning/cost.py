@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
@@ -130,14 +130,28 @@ class Latency(Cost):
 
 
 def seconds(modules: Mapping[str, nn.Module], inputs: Sequence[Tensor], rounds: int = 11) -> dict[str, float]:
-    """Measured seconds of a forward pass of each module in evaluation mode, median of rounds that time them in turn."""
+    """Measured seconds of a forward pass of each module in evaluation mode, median of rounds that time them in turn.
+
+    On one thread of a CPU it is the processor's time, which does not count what else the machine does.
+    """
     with torch.inference_mode():
         calls = {name: _call(module.eval(), inputs) for name, module in modules.items()}
-        return {name: found.value for name, found in time_side_by_side(calls, rounds=rounds).items()}
+        found = time_side_by_side(calls, rounds=rounds, clock=_clock(inputs))
+    return {name: estimate.value for name, estimate in found.items()}
 
 
-def _call(module: nn.Module, inputs: Sequence[Tensor]) -> Any:
-    return lambda: module(*inputs)
+def _call(module: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], None]:
+    def call() -> None:
+        module(*inputs)
+        if inputs[0].is_cuda:
+            torch.cuda.synchronize(inputs[0].device)
+
+    return call
+
+
+def _clock(inputs: Sequence[Tensor]) -> Callable[[], float]:
+    alone = inputs[0].device.type == "cpu" and torch.get_num_threads() == 1
+    return time.thread_time if alone else time.perf_counter
 
 
 def _lost(member: Member, ranking: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -184,12 +198,13 @@ def _timed_layer(layer: nn.Module, sides: Mapping[Side, int], given: Tensor) -> 
 @torch.inference_mode()
 def _quickest(module: nn.Module, inputs: Sequence[Tensor]) -> float:
     """Seconds of the fastest of several calls: what else the machine does can only add to it."""
-    module.eval()(*inputs)
+    call, clock = _call(module.eval(), inputs), _clock(inputs)
+    call()
     times = []
     for _ in range(_REPEATS):
-        started = time.perf_counter()
-        module(*inputs)
-        times.append(time.perf_counter() - started)
+        started = clock()
+        call()
+        times.append(clock() - started)
     return min(times)
 
 
