@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from offramp_common.errors import ConfigurationError, OfframpError
 from offramp_compression.errors import DataError
 from offramp_compression.evaluation.bootstrap import Bootstrap, Estimate
@@ -40,6 +41,15 @@ architecture = "tiny_cnn"
 arguments = { channels = [2, 4] }
 training = { epochs = 1, batch_size = 20, learning_rate = 0.05 }
 augmentation = { flip = false, shift = 0 }
+"""
+STUDENT_OF_WEIGHTS = """
+[[steps]]
+name = "student"
+kind = "load"
+weights = "weights.safetensors"
+architecture = "tiny_cnn"
+arguments = { channels = [2, 4] }
+serve = ["pt2"]
 """
 HEAD = """
 name = "family"
@@ -246,6 +256,36 @@ def test_weights_of_another_architecture_are_refused(recipe: Path, capsys: pytes
     recipe.write_text(HEAD + step)
     assert run(recipe) == 2
     assert "does not hold the weights of tiny_cnn" in capsys.readouterr().err
+
+
+def write_student(path: Path, seed: int) -> None:
+    """Plain weights, as `safetensors` writes them, of the network that STUDENT_OF_WEIGHTS describes."""
+    from offramp_compression.blueprint import Blueprint
+    from safetensors.torch import save_file
+
+    arguments = {"channels": [2, 4], "num_classes": 2, "in_channels": 1, "image_size": 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        save_file(Blueprint("tiny_cnn", arguments).build().state_dict(), path)
+
+
+def test_weights_that_have_changed_are_loaded_and_served_anew(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(HEAD + STUDENT_OF_WEIGHTS)
+    write_student(recipe.parent / "weights.safetensors", seed=1)
+    assert run(recipe, "--no-evaluation") == 0
+    write_student(recipe.parent / "weights.safetensors", seed=2)
+    capsys.readouterr()
+    assert run(recipe, "--no-evaluation") == 0
+    assert "student: load" in capsys.readouterr().out
+    versions = recipe.parent / "work" / "repository" / "family-student"
+    assert (versions / "1" / "model.pt2").read_bytes() != (versions / "2" / "model.pt2").read_bytes()
+
+
+def test_weights_that_are_not_there_are_named(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(HEAD + STUDENT_OF_WEIGHTS)
+    assert run(recipe) == 2
+    said = capsys.readouterr().err
+    assert f"step student needs {recipe.parent / 'weights.safetensors'}, which cannot be read: No such file" in said
 
 
 def evaluation(name: str, accuracy: float, seconds: float, parameters: int | None = 100) -> Evaluation:

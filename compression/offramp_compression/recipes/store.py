@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from offramp_compression.errors import ModelError
 from offramp_compression.export.program import Signature, TensorInfo
 from offramp_compression.model_file import load, save
 from offramp_compression.network import Network
@@ -91,7 +92,10 @@ def _signature(said: Mapping[str, Any]) -> Signature:
 
 
 def fingerprint(step: Step, recipe: RecipeTable, data: RecipeData, parents: Iterable[str], base: Path) -> str:
-    """Changes with everything that the step's result depends on, and with the version of this package."""
+    """Changes with everything that the step's result depends on, and with the version of this package.
+
+    Raises ModelError if a file that the step reads is not there.
+    """
     state = hashlib.sha256()
     facts = {
         "step": {key: value for key, value in _said(step).items() if key not in _NOT_MADE_OF},
@@ -103,8 +107,15 @@ def fingerprint(step: Step, recipe: RecipeTable, data: RecipeData, parents: Iter
     }
     state.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for path in step.inputs(base):
-        state.update(path.read_bytes())
+        state.update(_content(path, step))
     return state.hexdigest()
+
+
+def _content(path: Path, step: Step) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"step {step.name} needs {path}, which cannot be read: {error.strerror}") from error
 
 
 # What only says how the result is served or judged.

@@ -88,8 +88,6 @@ class TrainStep(Step):
 def _fill(network: Network, path: Path) -> None:
     try:
         network.module.load_state_dict(load_file(path))
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; it should hold the weights of the step") from None
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(
             f"{path} does not hold the weights of {network.blueprint.architecture} with these arguments: {error}"
