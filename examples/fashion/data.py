@@ -1,4 +1,4 @@
-"""Fashion-MNIST: find it or fetch it, check it, read it.
+"""Fashion-MNIST: find it or fetch it, check it, say where it is.
 
 The data come from Debian's package `dataset-fashion-mnist` (MIT licence), which `apt-get download` and `dpkg-deb`
 unpack without installing anything and without root.
@@ -13,13 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from offramp_compression.data.dataset import Dataset
-from offramp_compression.data.idx import read_idx
+from offramp_compression.data.sources import open_dataset
 from offramp_compression.errors import DataError
 
 CLASS_NAMES = (
@@ -44,57 +42,31 @@ FILES_SHA256 = {
     "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
     "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
 }
-SAMPLE = Path(__file__).with_name("test_sample.npz")
-
-Bytes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images as uint8 [N, 28, 28] (0 is background, 255 is full ink) and labels as uint8 [N], 0 to 9."""
-
-    images: Bytes
-    labels: Bytes
-
-    def pixels(self) -> NDArray[np.float32]:
-        """The images as the models take them: float32 [N, 1, 28, 28] in [0, 1]."""
-        return self.images[:, None].astype(np.float32) / np.float32(255)
-
-    def dataset(self) -> Dataset:
-        return Dataset((self.images[:, None],), self.labels.astype(np.int64), CLASS_NAMES)
+SAMPLE = Path(__file__).with_name("sample")
+# All images of the real data that are committed, so that the demo needs no download: how many of each class.
+SAMPLED = {"train": 52, "test": 50}
 
 
-def test_sample() -> Split:
-    """The committed 500 test images, 50 of each class, so that the demo needs no download."""
-    with np.load(SAMPLE, allow_pickle=False) as arrays:
-        return Split(arrays["images"], arrays["labels"])
+def write_sample(source: Path, sample: Path = SAMPLE) -> None:
+    """Draw `train.npz` and `test.npz` in ``sample`` from the IDX files in ``source``: always the same images.
 
-
-test_sample.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it by its name
-
-
-def draw_sample(split: Split, per_class: int = 50, seed: int = 0) -> Split:
-    """``per_class`` images of every class of ``split``, drawn without replacement and then shuffled."""
-    random = np.random.default_rng(seed)
-    classes = range(len(CLASS_NAMES))
-    drawn = [random.choice(np.flatnonzero(split.labels == c), per_class, replace=False) for c in classes]
-    chosen = random.permutation(np.concatenate(drawn))
-    return Split(split.images[chosen], split.labels[chosen])
-
-
-def load(folder: Path, part: str) -> Split:
-    """Read the ``train`` (60,000) or ``t10k`` (10,000) part from the IDX files in ``folder``.
-
-    Raises DataError if a file is missing, damaged or of another length than its partner.
+    Raises DataError if those files are missing or damaged.
     """
-    images = read_idx(folder / f"{part}-images-idx3-ubyte.gz")
-    labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz")
-    if images.shape != (len(labels), 28, 28):
-        raise DataError(
-            f"{folder} holds {part} images of shape {images.shape} and {len(labels)} labels; "
-            f"Fashion-MNIST has one 28x28 image for every label."
-        )
-    return Split(images, labels)
+    sample.mkdir(exist_ok=True)
+    for part, per_class in SAMPLED.items():
+        drawn = draw_sample(open_dataset(source, part, "idx"), per_class)
+        np.savez_compressed(
+            sample / f"{part}.npz",
+            x=drawn.inputs[0], labels=drawn.labels.astype(np.uint8), class_names=np.asarray(CLASS_NAMES),
+        )  # fmt: skip
+
+
+def draw_sample(data: Dataset, per_class: int, seed: int = 0) -> Dataset:
+    """``per_class`` examples of every class of ``data``, drawn without replacement and then shuffled."""
+    random = np.random.default_rng(seed)
+    classes = range(len(data.class_names))
+    drawn = [random.choice(np.flatnonzero(data.labels == c), per_class, replace=False) for c in classes]
+    return data.take(random.permutation(np.concatenate(drawn)))
 
 
 def locate(given: Path | None = None) -> Path:
@@ -186,13 +158,12 @@ _WAYS_OUT = (
 def main() -> int:
     parser = argparse.ArgumentParser(description="Find or fetch Fashion-MNIST and say where it is.")
     parser.add_argument("--data", type=Path, help="a folder with the four IDX .gz files; found or fetched otherwise")
-    parser.add_argument("--write-sample", action="store_true", help=f"draw {SAMPLE.name} again, as it was drawn")
+    parser.add_argument("--write-sample", action="store_true", help=f"draw {SAMPLE.name}/ again, as it was drawn")
     options = parser.parse_args()
     try:
         folder = locate(options.data)
         if options.write_sample:
-            sample = draw_sample(load(folder, "t10k"))
-            np.savez_compressed(SAMPLE, images=sample.images, labels=sample.labels)
+            write_sample(folder)
     except DataError as error:
         print(f"data.py: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
-"""Serve the Fashion-MNIST teacher and students, send them real test images and print a table: `make demo`.
+"""Serve the Fashion-MNIST family, send it real test images and print a table: `make demo`.
 
-The server is a process of its own, started as `offramp serve` would be, and reached over gRPC through the SDK.
+The models are those that `offramp make` has made of `demo.toml`. The server is a process of its own, started as
+`offramp serve` would be, and reached over gRPC through the SDK.
 """
 
 from __future__ import annotations
@@ -16,19 +17,25 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from data import Split, test_sample
-from export import TARGETS, WEIGHTS, ExportError, Target, build_repository
+from data import SAMPLE
 from numpy.typing import NDArray
 from offramp_client import AsyncClient, OfframpError
 from offramp_common.tables import table
+from offramp_compression.data.dataset import Dataset, tensors
+from offramp_compression.data.sources import open_dataset
 from offramp_server.cli.load import Measurement, closed_loop
 
+HERE = Path(__file__).parent
+RECIPE = HERE / "demo.toml"
+PICTURE = HERE / "ankle-boot.png"
 DEFAULT_REPOSITORY = Path("build") / "fashion-repository"
+TEACHER = "fashion-teacher"
 CALLERS = 8
 READY_SECONDS, STOP_SECONDS = 300.0, 60.0
-HEADER = ("model", "engine", "accuracy", "p50 ms", "p99 ms", "requests/s", "bytes")
+HEADER = ("model", "engine", "accuracy", "agreement", "p50 ms", "p99 ms", "requests/s", "bytes")
 
 
 class DemoError(Exception):
@@ -36,22 +43,24 @@ class DemoError(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was measured of one model."""
+class Model:
+    """A model that is served, and what was measured of it."""
 
-    target: Target
+    name: str
     engine: str
-    accuracy: float
+    size_bytes: int
+    # The class it gave to each image of the sample, int64 [N].
+    answers: NDArray[np.int64]
     # One caller, who waits for each answer; then CALLERS of them.
     alone: Measurement
     together: Measurement
-    size_bytes: int
 
-    def cells(self) -> tuple[str, ...]:
+    def cells(self, labels: NDArray[np.int64], teacher: Model) -> tuple[str, ...]:
         return (
-            self.target.name,
+            self.name,
             self.engine,
-            f"{self.accuracy:.1%}",
+            f"{(self.answers == labels).mean():.1%}",
+            f"{(self.answers == teacher.answers).mean():.1%}",
             f"{self.alone.percentile(50) * 1e3:.2f}",
             f"{self.alone.percentile(99) * 1e3:.2f}",
             f"{self.together.rate:.0f}",
@@ -59,15 +68,27 @@ class Row:
         )
 
 
-async def demonstrate(repository: Path, seconds: float) -> list[Row]:
-    """Raises DemoError if the server does not come up, or does not leave as it should."""
-    sample = test_sample()
+async def demonstrate(repository: Path, seconds: float, sample: Dataset) -> list[Model]:
+    """The models of ``repository``, the largest first, each measured with ``sample`` for twice ``seconds``.
+
+    Raises DemoError if the server or one of the models does not come up, or if the server does not leave as it should.
+    """
+    require_teacher(repository)
     async with running_server(repository) as address, AsyncClient(address, timeout=60.0) as client:
-        rows = []
-        for target in TARGETS:
-            say(f"sending {len(sample.labels)} test images to {target.name}, then measuring it")
-            rows.append(await measure(client, target, repository, sample, seconds))
-    return rows
+        models = []
+        for name, size_bytes in await served_models(client, repository):
+            say(f"sending {len(sample)} test images to {name}, then measuring it")
+            models.append(await measure(client, name, size_bytes, sample, seconds))
+        await classify_picture(client, models[-1].name)
+    return models
+
+
+def require_teacher(repository: Path) -> None:
+    if not (repository / TEACHER).is_dir():
+        raise DemoError(
+            f"{repository} does not hold {TEACHER}; make it with: "
+            f"offramp make {os.path.relpath(RECIPE)} --no-evaluation --repository {repository}"
+        )
 
 
 @asynccontextmanager
@@ -106,44 +127,62 @@ async def ready_address(server: asyncio.subprocess.Process) -> str:
             line = (await server.stdout.readline()).decode().strip()
     except TimeoutError:
         raise DemoError(f"the server was not ready within {READY_SECONDS:g} s") from None
-    ready = re.fullmatch(r"ready grpc=(\S+) http=\S+ models=(\d+)", line)
+    ready = re.fullmatch(r"ready grpc=(\S+) http=\S+ models=\d+", line)
     if ready is None:
         raise DemoError("the server ended before it was ready; what it said is above")
-    if int(ready[2]) != len(TARGETS):
-        raise DemoError(f"{ready[2]} of {len(TARGETS)} models can be served; the server's log above says why")
     say(f"after {time.monotonic() - started:.1f} s: {line}")
     return ready[1]
 
 
-async def measure(client: AsyncClient, target: Target, repository: Path, sample: Split, seconds: float) -> Row:
-    config = await client.model_config(target.name)
-    accuracy = await share_of_right_answers(client, target.name, sample)
-    images = itertools.cycle(sample.pixels()[:, None])
+async def served_models(client: AsyncClient, repository: Path) -> list[tuple[str, int]]:
+    """Name and bytes of the model files that are served, the largest first. Raises DemoError if a model is not."""
+    index = await client.repository_index()
+    ready = {entry.name: entry.version for entry in index if entry.ready}
+    for entry in index:
+        if entry.name not in ready:
+            raise DemoError(f"{entry.name} cannot be served: {entry.reason}")
+    sizes = {name: model_file(repository / name / version).stat().st_size for name, version in ready.items()}
+    return sorted(sizes.items(), key=lambda model: model[1], reverse=True)
+
+
+def model_file(version: Path) -> Path:
+    return next(version.glob("model.*"))
+
+
+async def measure(client: AsyncClient, model: str, size_bytes: int, sample: Dataset, seconds: float) -> Model:
+    config = await client.model_config(model)
+    pixels = tensors(sample)[0].numpy()[:, None]
+    answers = await answered_classes(client, model, pixels)
+    images = itertools.cycle(pixels)
 
     def call() -> Awaitable[object]:
-        return client.infer(target.name, {"image": next(images)})
+        return client.infer(model, {"image": next(images)})
 
     alone = await closed_loop(call, 1, seconds)
     together = await closed_loop(call, CALLERS, seconds)
     for measurement in (alone, together):
         if measurement.errors:
             raise DemoError(f"requests failed: {dict(measurement.errors)}")
-    size = (repository / target.name / "1" / target.file).stat().st_size
-    return Row(target, config.backend, accuracy, alone, together, size)
+    return Model(model, config.backend, size_bytes, answers, alone, together)
 
 
-async def share_of_right_answers(client: AsyncClient, model: str, sample: Split) -> float:
+async def answered_classes(client: AsyncClient, model: str, images: NDArray[Any]) -> NDArray[np.int64]:
     """Every image is a request of its own, as from an app; the server makes the batches."""
     places = asyncio.Semaphore(CALLERS)
 
-    async def is_right(image: NDArray[np.float32], label: int) -> bool:
+    async def answer(image: NDArray[Any]) -> int:
         async with places:
             result = await client.infer(model, {"image": image})
-        return int(result["logits"].argmax()) == label
+        return int(result["logits"].argmax())
 
-    questions = zip(sample.pixels()[:, None], sample.labels, strict=True)
-    answers = await asyncio.gather(*(is_right(image, int(label)) for image, label in questions))
-    return sum(answers) / len(answers)
+    return np.array(await asyncio.gather(*map(answer, images)))
+
+
+async def classify_picture(client: AsyncClient, model: str) -> None:
+    """What an app would do: send the file as it is, and let the server decode it."""
+    said = await client.classify(model, image=PICTURE, top_k=3)
+    classes = ", ".join(f"{each.label} ({each.score:.1f})" for each in said)
+    say(f"{PICTURE.name}, sent to {model} as it is: {classes}")
 
 
 def say(text: str) -> None:
@@ -152,24 +191,24 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Serve the Fashion-MNIST models, measure them and leave.")
-    parser.add_argument("--repository", type=Path, default=DEFAULT_REPOSITORY, help="filled on first use (%(default)s)")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of the .safetensors (the committed ones)")
+    parser.add_argument("--repository", type=Path, default=DEFAULT_REPOSITORY, help="what to serve (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (%(default)s)")
     options = parser.parse_args()
+    sample = open_dataset(SAMPLE, "test")
     try:
-        say(f"exporting what is not yet in {options.repository}")
-        build_repository(options.repository, options.weights)
-        rows = asyncio.run(demonstrate(options.repository, options.seconds))
-    except (DemoError, ExportError, OfframpError) as error:
+        models = asyncio.run(demonstrate(options.repository, options.seconds, sample))
+    except (DemoError, OfframpError) as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    teacher = next(model for model in models if model.name == TEACHER)
     say("")
-    say(table(HEADER, [row.cells() for row in rows], right=range(2, len(HEADER))))
+    say(table(HEADER, [model.cells(sample.labels, teacher) for model in models], right=range(2, len(HEADER))))
     say(
-        f"\np50 and p99 with one caller, requests/s with {CALLERS}, one image a request, {options.seconds:g} s each; "
-        f"client and server share {os.cpu_count()} cores."
+        f"\nagreement is with {TEACHER}, and like accuracy on {len(sample)} images; p50 and p99 with one caller, "
+        f"requests/s with {CALLERS}, one image a request, {options.seconds:g} s each; client and server share "
+        f"{os.cpu_count()} cores."
     )
     return 0
 
