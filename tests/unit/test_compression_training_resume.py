@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import torch
 import training_fakes
+from offramp_compression.data.batches import Batches
 from offramp_compression.errors import CheckpointError
+from offramp_compression.new_network import new_network
+from offramp_compression.training.learn import learn
 from offramp_compression.training.objective import Supervised
 from training_fakes import SETTINGS, Watched, network, pictures, train, weights
 
@@ -89,6 +92,21 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
     with pytest.raises(CheckpointError, match=words) as refused:
         train(change.pop("module", network()), checkpoint=checkpoint, **change)
     assert "delete it to begin again" in str(refused.value)
+
+
+def test_a_checkpoint_of_a_network_that_began_with_other_weights_is_refused(tmp_path: Path) -> None:
+    data = pictures()
+    batches = Batches(data, SETTINGS.batch_size, seed=0)
+
+    def run(seed: int) -> None:
+        begun = new_network("tiny_cnn", {"channels": [2]}, data, seed)
+        settings = replace(SETTINGS, patience=0)
+        learn(begun, batches, settings, Supervised(), checkpoint=tmp_path / "run.checkpoint")
+
+    run(seed=0)
+    run(seed=0)
+    with pytest.raises(CheckpointError, match="origin is"):
+        run(seed=1)
 
 
 def test_where_and_how_often_may_differ_from_the_checkpoint(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def learn(
     data are not those of the network.
     """
     _require_classes(network, train.data, validate)
-    history = fit(network.module, train, settings, objective, validate=validate, origin=origin, **watching)
+    # Of a fresh network too: other arguments or published weights can have the same shapes.
+    begun = f"{origin} {network.digest()}"
+    history = fit(network.module, train, settings, objective, validate=validate, origin=begun, **watching)
     provenance = Provenance(
         method,
         settings={**(details or {}), **objective.describe(), **settings.identity()},
