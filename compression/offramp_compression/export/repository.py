@@ -114,7 +114,7 @@ def _add(version: Path, final: Path, made: Path, number: str, settings: str) -> 
     (made / MODEL_TOML).unlink(missing_ok=True)
     (made / MODEL_TOML).write_text(settings, encoding="utf-8")
     _follow_manifest(made, number)
-    _sync(made / number)
+    _sync(made)
     try:
         _exchange(made, final)
     except OSError as error:
