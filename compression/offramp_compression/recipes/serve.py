@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from offramp_common.toml_schema import read_toml
 from torch import Tensor
 
 from offramp_compression.data.dataset import Dataset, tensors
@@ -19,6 +19,7 @@ from offramp_compression.export.formats import Format
 from offramp_compression.export.parity import INT8
 from offramp_compression.export.program import text_lengths
 from offramp_compression.export.publish import Additions, Exported, Target, export_network, publish
+from offramp_compression.export.repository import MODEL_TOML
 from offramp_compression.network import Network
 from offramp_compression.quantization.quantize import REFERENCE
 from offramp_compression.recipes.data import RecipeData
@@ -66,10 +67,8 @@ def _names(recipe: Recipe, product: Product) -> Iterator[tuple[str, Format]]:
 
 
 def _is_there(folder: Path, fingerprint: str) -> bool:
-    try:
-        settings = tomllib.loads((folder / "model.toml").read_text())
-    except FileNotFoundError:
-        return False
+    file = folder / MODEL_TOML
+    settings = read_toml(file) if file.is_file() else {}
     return bool(settings.get("metadata", {}).get(f"provenance.settings.{_FINGERPRINT}") == fingerprint)
 
 
