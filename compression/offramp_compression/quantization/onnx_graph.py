@@ -18,17 +18,18 @@ _FOLLOWING = frozenset(
 )
 
 
-def layer_nodes(model: onnx.ModelProto, layers: Iterable[str]) -> dict[str, list[str]]:
-    """The nodes, by name, that multiply by the constant weight of each of the `layers`, where there are any.
+def layer_nodes(exported: onnx.ModelProto, prepared: onnx.ModelProto, layers: Iterable[str]) -> dict[str, list[str]]:
+    """The nodes of `prepared`, by name, that multiply by the constant weight of each of the `layers`, if any do.
 
-    Folding and renaming keep either the name of the weight, or the note of the exporter.
+    `exported` is the model as torch wrote it. ONNX Runtime drops the notes of torch's exporter and keeps names.
     """
     known = set(layers)
-    constants = {tensor.name for tensor in model.graph.initializer}
+    layer_of = {node.name: _layer(node, known) for node in exported.graph.node if node.op_type in _WEIGHTED}
+    constants = {tensor.name for tensor in prepared.graph.initializer}
     found: dict[str, list[str]] = {}
-    for node in model.graph.node:
+    for node in prepared.graph.node:
         if node.op_type in _WEIGHTED and node.input[1] in constants:
-            layer = _layer(node, known)
+            layer = layer_of.get(node.name) or _layer(node, known)
             if layer:
                 found.setdefault(layer, []).append(node.name)
     return found

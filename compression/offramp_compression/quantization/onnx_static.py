@@ -58,10 +58,10 @@ class OnnxQuantizer:
         program = capture(network.module.eval(), rows[0], names)
         self.signature: Signature = describe(program, names)
         with tempfile.TemporaryDirectory(prefix="offramp-") as scratch:
-            path = _prepared(program, names, Path(scratch))
+            plain, path = _prepared(program, names, Path(scratch))
             self._model = onnx.load(path)
             known = weighted_layers(network.module)
-            self._nodes = layer_nodes(self._model, known)
+            self._nodes = layer_nodes(onnx.load(plain), self._model, known)
             self.layers = tuple(sorted(self._nodes, key=list(self._order()).index))
             self.refusals: Mapping[str, str] = {
                 name: "the exported graph has no convolution or product with its weight as a constant"
@@ -105,8 +105,8 @@ class OnnxQuantizer:
         return dict.fromkeys(layer_of[node.name] for node in self._model.graph.node if node.name in layer_of)
 
 
-def _prepared(program: torch.export.ExportedProgram, names: Names, scratch: Path) -> Path:
-    """The float model with inferred shapes and ONNX Runtime's own fusions, as its quantiser wants it."""
+def _prepared(program: torch.export.ExportedProgram, names: Names, scratch: Path) -> tuple[Path, Path]:
+    """The float model, and the same with inferred shapes and ONNX Runtime's fusions, as its quantiser wants it."""
     plain, prepared = scratch / "plain.onnx", scratch / "prepared.onnx"
     write_onnx(program, names, plain)
     try:
@@ -115,7 +115,7 @@ def _prepared(program: torch.export.ExportedProgram, names: Names, scratch: Path
     except Exception as error:
         # ONNX Runtime has no type for it.
         raise ExportError(f"ONNX Runtime cannot prepare the network to be quantised: {error}") from error
-    return prepared
+    return plain, prepared
 
 
 def _calibrated(
