@@ -93,11 +93,14 @@ def _from_model_file(path: Path, name: str, trusted: Collection[str]) -> Subject
 
 def _from_program(path: Path, name: str) -> Subject:
     program = load_program(path)
-    parameters = sum(each.numel() for each in program.parameters())
+    # In a quantised program the weights are constants like any other.
+    quantized = any(each.dtype == torch.int8 for each in (*program.buffers(), *program.constants.values())
+                    if isinstance(each, torch.Tensor))  # fmt: skip
+    parameters = None if quantized else sum(each.numel() for each in program.parameters())
     return _torch_subject(name, program.module(), parameters, path.stat().st_size)
 
 
-def _torch_subject(name: str, module: torch.nn.Module, parameters: int, size: int) -> Subject:
+def _torch_subject(name: str, module: torch.nn.Module, parameters: int | None, size: int) -> Subject:
     @torch.inference_mode()
     def answer(arrays: Arrays) -> NDArray[np.floating]:
         outputs = module(*map(torch.from_numpy, arrays))

@@ -86,6 +86,8 @@ class OnnxQuantizer:
             dict(_OPTIONS),
         )
         quantizer.quantize_model()
+        # It appends what it adds, and ONNX wants every node after those that it depends on.
+        quantizer.model.topological_sort()
         content: bytes = quantizer.model.model.SerializeToString()
 
         def write(path: Path) -> None:
