@@ -94,7 +94,8 @@ def _reference(options: argparse.Namespace, subjects: Sequence[Subject]) -> Subj
     if options.reference is None:
         return None
     if options.reference in options.models:
-        return subjects[options.models.index(options.reference)]
+        position: int = options.models.index(options.reference)
+        return subjects[position]
     return open_subjects([options.reference], options)[0]
 
 
