@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAST_ACCURACY = {
     "fashion-teacher": 90.0,
     "fashion-teacher-int8": 89.0,
+    "fashion-teacher-pruned": 89.0,
     "fashion-student": 87.0,
     "fashion-student-onnx": 87.0,
     "fashion-student-int8": 86.0,
@@ -43,6 +44,7 @@ def test_the_demo_serves_a_good_family_and_leaves_with_the_server_drained(tmp_pa
         assert int(size.replace(",", "")) > 10_000
     assert rows["fashion-teacher"][3] == "100.0%"
     assert size_of(rows["fashion-teacher"]) > 3 * size_of(rows["fashion-teacher-int8"])
+    assert size_of(rows["fashion-teacher"]) > 3 * size_of(rows["fashion-teacher-pruned"])
     assert size_of(rows["fashion-teacher-int8"]) > 10 * size_of(rows["fashion-student"])
 
 

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Run a model file (.safetensors) or an exported program (.pt2) on one batch and say
 for each layer what it weighs, computes, returns and takes, which layers dominate,
-and which can be pruned. Times are torch.profiler's in eager mode. A .pt2 from
-somebody else may run code when it is opened: profile only what you trust.
+and which can be pruned. Times are torch.profiler's in eager mode.
 """
 
 
