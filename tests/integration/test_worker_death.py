@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from eventually import PATIENCE, eventually
 from metrics_page import metric
-from model_repository import write_add_sub, write_divide, write_gather
-from offramp_client import aio, errors
+from model_repository import write_add_sub, write_gather, write_remainder
+from offramp_client import InferResult, aio, errors
 from server_process import ServerProcess, serving
 from traffic import Traffic
 
@@ -72,17 +72,24 @@ async def test_killing_the_active_worker_and_the_standby_together_fails_no_reque
 async def test_a_request_that_kills_every_worker_it_meets_is_answered_with_an_error_and_takes_nobody_with_it(
     repository: Path,
 ) -> None:
-    write_divide(repository)
+    write_remainder(repository)
     with serving(repository) as server:
         async with aio.Client(server.grpc, timeout=PATIENCE) as client:
             await _wait_for_workers(server, 2)
-            mates = [asyncio.create_task(client.infer("divide", {"a": _int(n * 3), "b": _int(3)})) for n in range(20)]
+
+            def rest(a: int, b: int) -> asyncio.Task[InferResult]:
+                return asyncio.create_task(client.infer("remainder", {"a": _int(a), "b": _int(b)}))
+
+            with server.computing_nothing():
+                mates = [rest(n, 100) for n in range(10)]
+                hostile = rest(SMALLEST, -1)
+                mates += [rest(n, 100) for n in range(10, 20)]
+                await eventually(lambda: metric(server, "offramp_requests_in_flight") == 21)
             with pytest.raises(errors.OfframpError, match="2 attempts"):
-                await client.infer("divide", {"a": _int(SMALLEST), "b": _int(-1)})
-            assert [int((await mate)["quotient"][0, 0]) for mate in mates] == list(range(20))
+                await hostile
+            assert [int((await mate)["rest"][0, 0]) for mate in mates] == list(range(20))
             # And the server goes on.
-            result = await client.infer("divide", {"a": _int(42), "b": _int(6)})
-            assert result["quotient"].tolist() == [[7]]
+            assert (await rest(42, 9))["rest"].tolist() == [[6]]
         assert metric(server, "offramp_worker_restarts_total", device="cpu", reason="signal_8") == 2
 
 
