@@ -40,6 +40,7 @@ def _step(table: Mapping[str, Any], number: int, path: Path) -> Step:
 
 def _check(steps: Sequence[Step], recipe: RecipeTable, path: Path) -> None:
     before: list[str] = []
+    served: dict[str, str] = {}
     for step in steps:
         if step.name in before:
             raise ConfigurationError(f"{path}: two steps are named {quoted(step.name)}; give each its own name")
@@ -51,6 +52,13 @@ def _check(steps: Sequence[Step], recipe: RecipeTable, path: Path) -> None:
                 )
         if step.problem():
             raise ConfigurationError(f"{path}: step {quoted(step.name)}: {step.problem()}")
+        for name, _ in step.served(recipe.name):
+            if name in served:
+                raise ConfigurationError(
+                    f"{path}: steps {quoted(served[name])} and {quoted(step.name)} are both served as {quoted(name)}; "
+                    f"give each its own serve_as"
+                )
+            served[name] = step.name
         before.append(step.name)
     reference = recipe.evaluation.reference
     if reference and reference not in before:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor
 from offramp_compression.data.dataset import Dataset, tensors
 from offramp_compression.exits.network import MultiExit
 from offramp_compression.exits.segments import export_segments
-from offramp_compression.export.formats import Format
 from offramp_compression.export.parity import INT8
 from offramp_compression.export.program import text_lengths
 from offramp_compression.export.publish import Additions, Exported, Target, export_network, publish
@@ -48,7 +47,7 @@ def publish_family(
     """Write what the steps want served and what is not there yet. Raises ExportError."""
     served = []
     for product in products.values():
-        for name, format in _names(recipe, product):
+        for name, format in product.step.served(recipe.table.name):
             if _is_there(repository / name, product.fingerprint):
                 say(f"{name}: in {repository} already")
             else:
@@ -57,13 +56,6 @@ def publish_family(
                     say(f"{exported.file}: {exported.parity}")
             served.append(Served(name, product.step.name, repository / name))
     return served
-
-
-def _names(recipe: Recipe, product: Product) -> Iterator[tuple[str, Format]]:
-    step = product.step
-    name = step.serve_as or f"{recipe.table.name}-{step.name}"
-    for position, format in enumerate(step.serve):
-        yield name if position == 0 else f"{name}-{format}", format
 
 
 def _is_there(folder: Path, fingerprint: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from offramp_compression.export.program import Signature
 from offramp_compression.network import Network
 from offramp_compression.recipes.data import RecipeData
-from offramp_compression.recipes.schema import RecipeTable, StepTable
+from offramp_compression.recipes.schema import FileFormat, RecipeTable, StepTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ class Step(StepTable):
     def problem(self) -> str:
         """What is wrong with its fields, beyond their types, as the end of a sentence; empty if nothing is."""
         return ""
+
+    def served(self, family: str) -> list[tuple[str, FileFormat]]:
+        """The models of the repository that the step becomes, by name, and their formats."""
+        name = self.serve_as or f"{family}-{self.name}"
+        return [(name if position == 0 else f"{name}-{format}", format) for position, format in enumerate(self.serve)]
 
     def make(self, workshop: Workshop) -> Made:
         raise NotImplementedError
