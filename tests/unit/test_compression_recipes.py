@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from offramp_common.errors import ConfigurationError, OfframpError
+from offramp_compression.blueprint import Blueprint
 from offramp_compression.errors import DataError
 from offramp_compression.evaluation.bootstrap import Bootstrap, Estimate
 from offramp_compression.evaluation.evaluation import Evaluation
 from offramp_compression.evaluation.latency import Timing
 from offramp_compression.evaluation.metrics import quality
+from offramp_compression.model_file import save
+from offramp_compression.network import Network
+from offramp_compression.provenance import Provenance
 from offramp_compression.recipes.data import RecipeData
 from offramp_compression.recipes.judge import verdicts_on
 from offramp_compression.recipes.read import read_recipe
@@ -357,3 +361,43 @@ def test_what_is_no_network_any_more_cannot_be_started_from(recipe: Path, capsys
     recipe.write_text(HEAD + TEACHER + INT8 + again)
     assert run(recipe) == 2
     assert "step int8 makes a .onnx file, which cannot be trained or changed" in capsys.readouterr().err
+
+
+OTHER_CLASSES = """
+[[steps]]
+name = "elsewhere"
+kind = "load"
+weights = "elsewhere.safetensors"
+"""
+
+
+def write_network_of_other_classes(path: Path) -> None:
+    blueprint = Blueprint("tiny_cnn", {"channels": [4, 8], "image_size": 16, "num_classes": 3})
+    names = ("a", "b", "c")
+    save(Network(blueprint.build().eval(), blueprint, names, ("image",), ("logits",), Provenance("test")), path)
+
+
+def test_a_network_of_other_classes_is_fine_tuned_and_left_out_of_the_comparison(recipe: Path) -> None:
+    write_network_of_other_classes(recipe.parent / "elsewhere.safetensors")
+    tuned = """
+[[steps]]
+name = "tuned"
+kind = "fine-tune"
+of = "elsewhere"
+training = { epochs = 1, batch_size = 20 }
+"""
+    recipe.write_text(HEAD + OTHER_CLASSES + tuned)
+    assert run(recipe) == 0
+    report = json.loads((recipe.parent / "work" / "report.json").read_text())
+    assert [each["name"] for each in report["evaluations"]] == ["tuned (network)"]
+
+
+def test_a_network_of_other_classes_cannot_be_measured_while_it_is_made_smaller(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_network_of_other_classes(recipe.parent / "elsewhere.safetensors")
+    recipe.write_text(HEAD + OTHER_CLASSES + INT8.replace('"teacher"', '"elsewhere"'))
+    assert run(recipe) == 2
+    assert (
+        "step elsewhere has the classes a, b, c and the data left, right; fine-tune it first" in capsys.readouterr().err
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from offramp_compression.errors import ModelError
 from offramp_compression.evaluation.bootstrap import Bootstrap
 from offramp_compression.evaluation.evaluation import Evaluation, evaluate
 from offramp_compression.evaluation.subject import Subject, open_subject
@@ -38,10 +39,14 @@ def judge(
     """Evaluate the network of every step, in eager mode, and every model that is served, on the test part.
 
     The best of a step's models counts for its requirements: a student that is exported twice is as fast as the faster.
+    A network of other classes, which was only there to be fine-tuned, is left out. Where it is the reference, or where
+    the recipe names none, the first that is left takes its place. Raises ModelError if none is.
     """
-    reference_name = recipe.table.evaluation.reference or recipe.steps[0].name
-    subjects, owners = _subjects(products, served, threads)
-    reference = next(subject for subject in subjects if owners[subject.name] == reference_name)
+    subjects, owners = _subjects(_comparable(products, data.test.class_names), served, threads)
+    if not subjects:
+        raise ModelError("no step has made a network of the classes that the data have; there is nothing to compare")
+    wanted = recipe.table.evaluation.reference
+    reference = next((subject for subject in subjects if owners[subject.name] == wanted), subjects[0])
     table = recipe.table.evaluation
     evaluations = evaluate(
         subjects, data.test, reference=reference, batch_sizes=table.batch_sizes,
@@ -57,6 +62,14 @@ def judge(
         )
     ]  # fmt: skip
     return evaluations, verdicts
+
+
+def _comparable(products: Mapping[str, Product], class_names: tuple[str, ...]) -> dict[str, Product]:
+    return {
+        name: product
+        for name, product in products.items()
+        if not isinstance(product.made, Network) or product.made.class_names == class_names
+    }
 
 
 def _subjects(

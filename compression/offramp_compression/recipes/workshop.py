@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from offramp_compression.errors import ModelError
 from offramp_compression.export.program import Signature
 from offramp_compression.network import Network
 from offramp_compression.recipes.data import RecipeData
@@ -33,6 +34,8 @@ Made: TypeAlias = Network | Artefact
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
+    """What there is to make a step's result of."""
+
     recipe: RecipeTable
     data: RecipeData
     # What relative paths of the recipe are relative to.
@@ -42,6 +45,16 @@ class Workshop:
     # The network that a step has made, by the step's name. Raises ModelError for a step that made none.
     network: Callable[[str], Network]
     say: Callable[[str], None]
+
+    def classifier(self, name: str) -> Network:
+        """The network of a step, to be measured on the recipe's data. Raises ModelError if its classes differ."""
+        network = self.network(name)
+        if network.class_names != self.data.train.class_names:
+            raise ModelError(
+                f"step {name} has the classes {', '.join(network.class_names[:5])} and the data "
+                f"{', '.join(self.data.train.class_names[:5])}; fine-tune it first, or give the data its class_names"
+            )
+        return network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

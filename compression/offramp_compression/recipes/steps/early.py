@@ -28,7 +28,7 @@ class ExitsStep(Step):
     def make(self, workshop: Workshop) -> Network:
         data = workshop.data
         network = learn_exits(
-            workshop.network(self.of), self.exits, data.train, settings_for(self.training, workshop),
+            workshop.classifier(self.of), self.exits, data.train, settings_for(self.training, workshop),
             augment=self.augmentation.of(data.train),
             # Heads on a frozen trunk have no epochs to choose from.
             validate=None if self.exits.train == "frozen" else data.validation,

@@ -45,7 +45,7 @@ class QuantizeStep(Step):
         return ""
 
     def make(self, workshop: Workshop) -> Artefact:
-        network = workshop.network(self.of)
+        network = workshop.classifier(self.of)
         calibration = workshop.data.calibration
         variable = text_lengths(network.input_names, tensors(calibration))
         if self.training is not None:

@@ -34,7 +34,7 @@ class ShrinkingStep(Step):
         return "" if self.of else 'name the step "of" which the network is made smaller'
 
     def make(self, workshop: Workshop) -> Network:
-        before = workshop.network(self.of)
+        before = workshop.classifier(self.of)
         smaller, masks = self.shrink(before, workshop)
         reached = accuracy(smaller.module, workshop.data.validation)
         workshop.say(f"{self.name}: validation accuracy {reached:.4f} before recovery")
