@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Unpack
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -56,7 +57,8 @@ def fine_tune_rounded(
 
 
 class RoundedNetwork(nn.Module):
-    """A copy of a network that rounds as INT8 does. Ranges are observed while training, and fixed otherwise."""
+    """A copy of a network that rounds as INT8 does. Ranges are those of `inputs` at first, follow what is seen while
+    training, and are fixed otherwise."""
 
     def __init__(
         self,
@@ -68,13 +70,15 @@ class RoundedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         names = Names(network.input_names, network.output_names, variable)
-        program = capture(copy.deepcopy(network.module).train(), tuple(inputs), names)
+        examples = tuple(inputs)
+        program = capture(copy.deepcopy(network.module).train(), examples, names)
         graph = program.module()
         assert isinstance(graph, GraphModule)
         learning = config(*_fake_quantizers(), reduce_range, is_qat=True)
         self.prepared = api.prepare_qat_pt2e(graph, quantizer(learning, keep_float))
         # Its own train() and eval() would raise.
         api.allow_exported_model_train_eval(self.prepared)
+        self._observe(examples)
 
     def forward(self, *inputs: Tensor) -> object:
         return self.prepared(*inputs)
@@ -84,6 +88,15 @@ class RoundedNetwork(nn.Module):
         self.prepared.train(mode)
         self.prepared.apply(api.enable_observer if mode else api.disable_observer)
         return self
+
+    def _observe(self, examples: tuple[Tensor, ...]) -> None:
+        """Begin with real ranges. Without any, observers have empty tensors that they enlarge in place, which fails,
+        or corrupts memory, once somebody has looked at them through numpy."""
+        self.prepared.eval()
+        self.prepared.apply(api.enable_observer)
+        with torch.no_grad():
+            self.prepared(*examples)
+        self.train()
 
     def learnt(self, original: nn.Module) -> nn.Module:
         """A copy of the network's module with the weights that were learnt, in evaluation mode."""
