@@ -126,6 +126,7 @@ def test_evaluation_takes_the_deepest_exit_or_every_one() -> None:
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
+        (["head"], 'module "head" gives the network\'s own answer; attach exits to modules before it'),
         ([], "no module is named"),
         (["stages.7"], r'no module "stages.7"; did you mean "stages'),
         (["stages.0", "stages.0"], r'"stages.0" is named twice'),

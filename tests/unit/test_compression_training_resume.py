@@ -109,6 +109,14 @@ def test_a_checkpoint_of_a_network_that_began_with_other_weights_is_refused(tmp_
         run(seed=1)
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_learnt(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    seen: list[object] = []
+    with pytest.raises(CheckpointError, match=r"run.checkpoint cannot be written: .*; choose another place"):
+        train(network(), checkpoint=tmp_path / "file" / "run.checkpoint", on_epoch=seen.append)
+    assert not seen
+
+
 def test_where_and_how_often_may_differ_from_the_checkpoint(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.checkpoint"
     train(network(), checkpoint=checkpoint)

@@ -176,9 +176,12 @@ def _publish(options: argparse.Namespace, made: Quantized, tuning: Dataset, want
     from offramp_compression.data.dataset import tensors
     from offramp_compression.data.sample import sample
     from offramp_compression.export.parity import INT8, Tolerance
+    from offramp_compression.export.preparing import preparing
 
     inputs = tensors(sample(tuning, options.parity_rows, options.seed))
-    say_written(made.publish(inputs, wanted, Tolerance(INT8.difference, options.min_agreement)))
+    tokenizer = options.tokenizer.read_bytes() if options.tokenizer else None
+    additions = preparing(inputs, tokenizer, options.max_length)
+    say_written(made.publish(inputs, wanted, Tolerance(INT8.difference, options.min_agreement), additions))
 
 
 def _metrics(judge: Judge, quality: Quality) -> dict[str, float]:

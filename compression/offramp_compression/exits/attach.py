@@ -79,6 +79,9 @@ def _points(
     if not isinstance(final, Tensor) or final.shape[1:] != (num_classes,):
         shape = list(final.shape) if isinstance(final, Tensor) else type(final).__name__
         raise ModelError(f"the network returns {shape}; exits need logits [N, {num_classes}], one for each class")
+    for name, state in hidden.items():
+        if state is final:
+            raise ModelError(f"module {quoted(name)} gives the network's own answer; attach exits to modules before it")
     return [ExitPoint(name, *choose_head(head, state, name)) for name, state in hidden.items()]
 
 

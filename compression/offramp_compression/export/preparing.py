@@ -13,9 +13,9 @@ TOKENIZER = "tokenizer.json"
 
 def preparing(inputs: Sequence[Tensor], tokenizer: bytes | None, max_length: int) -> Additions:
     """`[preprocess]` for a model of such inputs: with the content of a tokenizer's file, one of texts; one of pictures
-    for a single input [N, C, H, W]; otherwise nothing."""
+    for a single input [N, C, H, W] of one or three channels; otherwise nothing."""
     if tokenizer is not None:
         return Additions({TOKENIZER: tokenizer}, {"preprocess": {"tokenizer": TOKENIZER, "max_length": max_length}})
-    if len(inputs) == 1 and inputs[0].dim() == 4:
+    if len(inputs) == 1 and inputs[0].dim() == 4 and inputs[0].shape[1] in (1, 3):
         return Additions(tables={"preprocess": {"kind": "image"}})
     return NOTHING

@@ -13,7 +13,7 @@ from offramp_compression.errors import ModelError
 from offramp_compression.export.formats import Format
 from offramp_compression.export.parity import INT8, Tolerance
 from offramp_compression.export.program import NONE_VARY, Signature, VariableDimensions
-from offramp_compression.export.publish import Exported, Target, publish
+from offramp_compression.export.publish import NOTHING, Additions, Exported, Target, publish
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance, installed_versions
 from offramp_compression.quantization.layers import Int8Model, Quantizer, select
@@ -36,12 +36,16 @@ class Quantized:
         """The same, with these figures in its provenance."""
         return replace(self, network=self.network.described(metrics=metrics))
 
-    def publish(self, inputs: Sequence[Tensor], target: Target, tolerance: Tolerance = INT8) -> Exported:
+    def publish(
+        self, inputs: Sequence[Tensor], target: Target, tolerance: Tolerance = INT8, additions: Additions = NOTHING
+    ) -> Exported:
         """Put it into a repository if its file answers as the float network does on `inputs`, within `tolerance`.
 
         Raises ExportError as `publish.publish` does. `target.format` has to be `format`.
         """
-        return publish(self.network, self.signature, self.model.write, inputs, target, tolerance, REFERENCE)
+        return publish(
+            self.network, self.signature, self.model.write, inputs, target, tolerance, REFERENCE, additions=additions
+        )
 
 
 def open_quantizer(

@@ -6,16 +6,16 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from offramp_common.toml_schema import read_toml
 from torch import Tensor
 
-from offramp_compression.data.dataset import Dataset, tensors
+from offramp_compression.data.dataset import tensors
 from offramp_compression.exits.network import MultiExit
 from offramp_compression.exits.segments import export_segments
 from offramp_compression.export.parity import INT8
+from offramp_compression.export.preparing import preparing
 from offramp_compression.export.program import text_lengths
 from offramp_compression.export.publish import Additions, Exported, Target, export_network, publish
 from offramp_compression.export.repository import MODEL_TOML
@@ -75,7 +75,7 @@ def _publish(product: Product, target: Target, data: RecipeData) -> list[Exporte
     if isinstance(network.module, MultiExit):
         # Only the first stage takes what an app has, and a route will ask that one.
         return export_segments(network, inputs, target, variable=variable)
-    return [export_network(network, inputs, target, variable=variable, additions=_preparing(data, examples))]
+    return [export_network(network, inputs, target, variable=variable, additions=_preparing(inputs, data))]
 
 
 def _publish_artefact(
@@ -83,18 +83,12 @@ def _publish_artefact(
 ) -> Exported:
     return publish(
         network, made.signature, lambda file: _copy(made.path, file), inputs, target, INT8, REFERENCE,
-        additions=_preparing(data, data.validation),
+        additions=_preparing(inputs, data),
     )  # fmt: skip
 
 
-def _preparing(data: RecipeData, examples: Dataset) -> Additions:
-    """How the server makes a model's inputs of what apps have: texts, or files of pictures."""
-    if data.tokenizer is not None:
-        table: dict[str, Any] = {"tokenizer": _TOKENIZER, "max_length": data.max_length}
-        return Additions({_TOKENIZER: data.tokenizer.read_bytes()}, {"preprocess": table})
-    if examples.inputs[0].ndim == 4:
-        return Additions(tables={"preprocess": {"kind": "image"}})
-    return Additions()
+def _preparing(inputs: Sequence[Tensor], data: RecipeData) -> Additions:
+    return preparing(inputs, data.tokenizer.read_bytes() if data.tokenizer else None, data.max_length)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -15,6 +15,18 @@ from offramp_compression.errors import CheckpointError
 _FORMAT = 1
 
 
+def require_writable(path: Path) -> None:
+    """Raise CheckpointError if no checkpoint can be written to `path`: better before the first epoch than after it."""
+    probe = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb"):
+            pass
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+
+
 def write(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Replace the checkpoint at `path`, or leave the one that is there if this process dies meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
