@@ -47,9 +47,9 @@ def fit(
     `tensorboard` is a folder for event files; `progress` shows a bar called `name` on stderr; `on_epoch` hears of every
     epoch. torch's global random state and number of threads are left as they were.
 
-    Raises CheckpointError for a checkpoint of another run or one that cannot be written, ConfigurationError for a device
-    or precision that is missing and for patience without `validate`, TrainingError if the loss stops being finite or
-    all parameters are frozen.
+    Raises CheckpointError for a checkpoint of another run or one that cannot be written, ConfigurationError for a
+    device or precision that is missing and for patience without `validate`, TrainingError if the loss stops being
+    finite or all parameters are frozen.
     """
     if settings.patience and validate is None:
         raise ConfigurationError("patience needs a validation set to watch; hold some data out, or set patience to 0")
