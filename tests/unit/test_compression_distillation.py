@@ -26,6 +26,7 @@ from offramp_compression.distillation.teachers import Live, Remembered, Repeated
 from offramp_compression.errors import CheckpointError, ModelError
 from offramp_compression.evaluation.predict import predict
 from offramp_compression.new_network import new_network
+from offramp_compression.training.history import Epoch
 from offramp_compression.training.placement import Placement
 from torch import Tensor, nn
 from training_fakes import CLASSES, noise, pictures, weights
@@ -194,8 +195,11 @@ def test_a_distillation_that_was_killed_and_resumed_has_the_weights_of_one_that_
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert killed.returncode == -9, killed.stderr
-    resumed = student(seed=5)
-    learn(resumed, settings, checkpoint=checkpoint)
+    resumed = student()
+    epochs: list[Epoch] = []
+    learn(resumed, settings, checkpoint=checkpoint, on_epoch=epochs.append)
+    # It went on from where it was killed, instead of beginning again.
+    assert epochs[0].number > 1
     assert weights(resumed.module) == weights(straight.module)
 
 
@@ -239,7 +243,7 @@ def test_a_killed_run_with_features_remembers_its_regressors(tmp_path: Path) -> 
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        learn(resumed, settings, checkpoint=checkpoint, on_epoch=fail)
+        learn(student(), settings, checkpoint=checkpoint, on_epoch=fail)
     torch.manual_seed(77)
     learn(resumed, settings, checkpoint=checkpoint)
     assert weights(resumed.module) == weights(straight.module)
