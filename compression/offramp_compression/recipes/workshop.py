@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Workshop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step(StepTable):
+class Step(StepTable, ABC):
     """One kind of step, with the fields that it adds to those of all steps."""
 
     def parents(self) -> tuple[str, ...]:
@@ -78,8 +79,8 @@ class Step(StepTable):
         name = self.serve_as or f"{family}-{self.name}"
         return [(name if position == 0 else f"{name}-{format}", format) for position, format in enumerate(self.serve)]
 
-    def make(self, workshop: Workshop) -> Made:
-        raise NotImplementedError
+    @abstractmethod
+    def make(self, workshop: Workshop) -> Made: ...
 
 
 @dataclass(frozen=True, slots=True)

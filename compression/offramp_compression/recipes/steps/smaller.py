@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -47,9 +48,9 @@ class ShrinkingStep(Step):
             augment=self.augmentation.of(data.train), validate=data.validation, **watching(workshop, self.name),
         ).network.described(metrics={"accuracy_before_recovery": reached})  # fmt: skip
 
+    @abstractmethod
     def shrink(self, network: Network, workshop: Workshop) -> tuple[Network, Masks | None]:
         """The smaller network, and which weights have to stay at zero."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
