@@ -39,7 +39,11 @@ def save(network: Network, path: Path, *, half: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as scratch:
         partial = Path(scratch) / path.name
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(weights, partial, metadata=header)
+        # safetensors lets only the owner read what it writes; a new file's mode is the user's to choose, by the umask.
+        partial.chmod(mode)
         os.replace(partial, path)
 
 

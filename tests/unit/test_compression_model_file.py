@@ -106,6 +106,11 @@ class TestSaving:
 
 
 class TestLoading:
+    def test_others_may_read_it_as_any_file_that_this_user_makes(self, tmp_path: Path) -> None:
+        (tmp_path / "plain").touch()
+        save(network(), tmp_path / "net.safetensors")
+        assert (tmp_path / "net.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
     def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"a\.safetensors: there is no such file"):
             load(tmp_path / "a.safetensors")
