@@ -92,9 +92,9 @@ class Sure:
 
 
 def test_calibration_makes_a_classifier_as_sure_as_it_is_right() -> None:
-    texts = tuple("money" if place % 2 else "sport" for place in range(100))
-    labels = np.array([place % 2 == 0 for place in range(100)], dtype=np.int64)
-    labels[:20] = 1 - labels[:20]
+    texts = tuple("money" if place % 2 else "sport" for place in range(1000))
+    labels = np.array([place % 2 == 0 for place in range(1000)], dtype=np.int64)
+    labels[:200] = 1 - labels[:200]
     examples = TextData(texts, labels, ("money", "sport"))
     classifier = ZeroShotClassifier(Sure(), ZeroShotSettings(("money", "sport")))  # type: ignore[arg-type]
     fitted = calibrated(classifier, examples)
@@ -102,6 +102,16 @@ def test_calibration_makes_a_classifier_as_sure_as_it_is_right() -> None:
     assert np.array_equal(logits.argmax(1), classifier.logits(texts).argmax(1))
     confidence = np.exp(logits.max(1)) / np.exp(logits).sum(1)
     assert np.allclose(confidence, 0.8, atol=0.01)
+
+
+def test_a_few_examples_that_are_all_right_do_not_make_a_classifier_certain() -> None:
+    texts = tuple("money" if place % 2 else "sport" for place in range(20))
+    examples = TextData(texts, np.array([place % 2 == 0 for place in range(20)], dtype=np.int64), ("money", "sport"))
+    classifier = ZeroShotClassifier(Sure(), ZeroShotSettings(("money", "sport"), temperature=0.2))  # type: ignore[arg-type]
+    logits = calibrated(classifier, examples).logits(texts)
+    confidence = np.exp(logits.max(1)) / np.exp(logits).sum(1)
+    assert (confidence > 0.75).all()
+    assert (confidence < 0.99).all()
 
 
 def test_examples_may_have_their_classes_in_another_order() -> None:

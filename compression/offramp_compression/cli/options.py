@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from offramp_common.extras import needs_extra
+
+from offramp_compression.cli.limit import add_limit_option, limited
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +40,13 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool = True, 
     group.add_argument("--image-size", type=int, metavar="SIDE", help="scale and crop an image folder's pictures")
     group.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json, for text")
     group.add_argument("--max-length", type=int, default=128, help="tokens of a text that count (%(default)s)")
+    add_limit_option(group)
 
 
-def add_out_option(parser: argparse.ArgumentParser, words: str = "where to write the model file") -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help=words)
+def add_out_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=_model_file, required=True, metavar="PATH", help="where to write the model file (.safetensors)"
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +75,8 @@ def open_model(options: argparse.Namespace, name: str = "model") -> Network:
 def open_data(options: argparse.Namespace, part: str | None = None, classes: tuple[str, ...] | None = None) -> Dataset:
     """The examples that the options name, or their `part`; texts come as tokens.
 
-    With `classes`, those of a model, labels are counted in their order; raises DataError if the data have others.
+    With `classes`, those of a model, labels are counted in their order. Raises DataError if the data have others,
+    ConfigurationError for a limit that does not reach for all classes.
     """
     with needs_extra(EXTRA, "reading data"):
         from offramp_compression.data.dataset import aligned
@@ -79,8 +86,24 @@ def open_data(options: argparse.Namespace, part: str | None = None, classes: tup
         options.data, part or options.part, options.format,
         tokenizer=options.tokenizer, max_length=options.max_length, image_size=options.image_size,
     )  # fmt: skip
+    data = data.take(limited(data.labels, options.limit, options.seed))
     return data if classes is None else aligned(data, classes, str(options.data))
 
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """What the user should know, and scripts that read stdout should not meet."""
+    print(f"offramp: warning: {text}", file=sys.stderr, flush=True)
+
+
+def _model_file(text: str) -> Path:
+    path = Path(text)
+    if path.suffix != ".safetensors":
+        raise argparse.ArgumentTypeError(
+            f"{text}: a model file is written in the format safetensors; expected a name that ends in .safetensors, "
+            f"such as {path.with_suffix('.safetensors').name}"
+        )
+    return path

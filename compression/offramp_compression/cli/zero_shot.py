@@ -11,7 +11,8 @@ from offramp_common.errors import ConfigurationError
 from offramp_common.extras import needs_extra
 from offramp_common.tables import table
 
-from offramp_compression.cli.options import EXTRA, Commands, add_run_options, prepare, say
+from offramp_compression.cli.limit import add_limit_option, limited
+from offramp_compression.cli.options import EXTRA, Commands, add_run_options, prepare, say, warn
 from offramp_compression.cli.target import add_target_options, say_written, target
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ is the one whose description is nearest to it, as a pretrained encoder (MiniLM)
 sees the two. Clients may replace the labels with every request. Labelled examples
 (--data) serve to set how sure it is, and to measure it.
 """
+
+
+# Texts to fit a temperature to.
+_ENOUGH = 50
 
 
 def add_to(commands: Commands) -> None:
@@ -58,6 +63,7 @@ def add_to(commands: Commands) -> None:
         "--calibrate", type=int, default=100, metavar="N",
         help="examples that the temperature is fitted to: of part train, or taken from a single file (%(default)s)",
     )  # fmt: skip
+    add_limit_option(data)
     add_target_options(parser)
     add_run_options(parser)
     parser.set_defaults(run=run)
@@ -74,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     settings = _settings(options, measured)
     classifier = ZeroShotClassifier(minilm_text_encoder(options.max_length), settings)
     if few is not None and options.temperature is None:
+        _warn_of_few(few)
         classifier = calibrated(classifier, few)
     if measured is not None:
         _show(classifier, measured)
@@ -102,15 +109,30 @@ def _examples(options: argparse.Namespace) -> tuple[TextData | None, TextData | 
     """A few to fit the temperature to, and those to measure on."""
     if options.data is None:
         return None, None
-    from offramp_compression.data.sources import open_texts
     from offramp_compression.zero_shot.examples import apart, some
 
     if options.data.is_file():
-        return apart(open_texts(options.data, options.part, options.format), options.calibrate, options.seed)
-    measured = open_texts(options.data, options.part, options.format)
+        return apart(_texts(options, options.part), options.calibrate, options.seed)
+    measured = _texts(options, options.part)
     if not options.calibrate:
         return None, measured
-    return some(open_texts(options.data, "train", options.format), options.calibrate, options.seed), measured
+    return some(_texts(options, "train"), options.calibrate, options.seed), measured
+
+
+def _texts(options: argparse.Namespace, part: str) -> TextData:
+    from offramp_compression.data.sources import open_texts
+    from offramp_compression.zero_shot.examples import take
+
+    texts = open_texts(options.data, part, options.format)
+    return take(texts, limited(texts.labels, options.limit, options.seed))
+
+
+def _warn_of_few(examples: TextData) -> None:
+    if len(examples) < _ENOUGH:
+        warn(
+            f"{len(examples)} examples say little about how sure the classifier should be: the temperature stays near "
+            f"its default; fit it to {_ENOUGH} or more (--calibrate), or set it (--temperature)"
+        )
 
 
 def _show(classifier: ZeroShotClassifier, examples: TextData) -> None:

@@ -44,14 +44,19 @@ def expected_calibration_error(probabilities: Floats, labels: Labels, bins: int 
     return sum(abs(each.confidence - each.accuracy) * each.count for each in found) / len(labels)
 
 
-def fit_temperature(logits: Floats, labels: Labels) -> float:
-    """What to divide the logits by so that their likelihood is highest (Guo et al., On Calibration, 2017)."""
+def fit_temperature(logits: Floats, labels: Labels, spread: float = np.inf) -> float:
+    """What to divide the logits by so that their likelihood is highest (Guo et al., On Calibration, 2017).
 
-    def negative_log_likelihood(log_temperature: float) -> float:
+    With `spread`, a temperature far from 1 has to be worth it: the logarithm has a normal prior of this standard
+    deviation (maximum a posteriori). Otherwise a few examples that are all right make the model certain of everything.
+    """
+
+    def loss(log_temperature: float) -> float:
         scores = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -float(scores[np.arange(len(labels)), labels].mean())
+        prior = (log_temperature / spread) ** 2 / 2
+        return (prior - float(scores[np.arange(len(labels)), labels].sum())) / len(labels)
 
-    found = minimize_scalar(negative_log_likelihood, bounds=_LOG_TEMPERATURES, method="bounded")
+    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
     return float(np.exp(found.x))
 
 

@@ -15,6 +15,9 @@ from offramp_compression.zero_shot.encoder import TextEncoder
 from offramp_compression.zero_shot.scores import Vectors, class_vectors, logits
 from offramp_compression.zero_shot.settings import ZeroShotSettings
 
+# Of the logarithm of a temperature, over data sets: most lie within a factor of e of the encoder's usual one.
+_SPREAD = 1.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ZeroShotClassifier:
@@ -35,11 +38,11 @@ class ZeroShotClassifier:
 def calibrated(classifier: ZeroShotClassifier, examples: TextData) -> ZeroShotClassifier:
     """The same classifier with the temperature that makes a few labelled examples most likely.
 
-    Which class is first does not change, only how sure it is (Guo et al., On Calibration, 2017). Raises DataError for
-    examples of other classes.
+    Which class is first does not change, only how sure it is. The fewer examples, the nearer it stays to the settings'
+    temperature; see `fit_temperature`. Raises DataError for examples of other classes.
     """
     labelled = aligned(examples, classifier.settings.labels)
-    factor = fit_temperature(classifier.logits(labelled.texts), labelled.labels)
+    factor = fit_temperature(classifier.logits(labelled.texts), labelled.labels, _SPREAD)
     temperature = float(f"{classifier.settings.temperature * factor:.4g}")
     return replace(classifier, settings=replace(classifier.settings, temperature=temperature))
 

@@ -11,7 +11,7 @@ from offramp_compression.data.text import TextData
 
 def some(texts: TextData, count: int, seed: int) -> TextData:
     """`count` of the texts, or all if there are fewer, drawn by `seed`."""
-    return _take(texts, _shuffled(texts, seed)[:count])
+    return take(texts, _shuffled(texts, seed)[:count])
 
 
 def apart(texts: TextData, count: int, seed: int) -> tuple[TextData | None, TextData]:
@@ -19,12 +19,13 @@ def apart(texts: TextData, count: int, seed: int) -> tuple[TextData | None, Text
     if count >= len(texts):
         raise ConfigurationError(f"{count} of {len(texts)} examples to fit to leave none to measure on; take fewer")
     order = _shuffled(texts, seed)
-    return (_take(texts, order[:count]) if count else None), _take(texts, np.sort(order[count:]))
+    return (take(texts, order[:count]) if count else None), take(texts, np.sort(order[count:]))
+
+
+def take(texts: TextData, rows: NDArray[np.int64]) -> TextData:
+    """The texts at `rows`, int64 [M], in that order."""
+    return TextData(tuple(texts.texts[row] for row in rows), texts.labels[rows], texts.class_names)
 
 
 def _shuffled(texts: TextData, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(len(texts))
-
-
-def _take(texts: TextData, rows: NDArray[np.int64]) -> TextData:
-    return TextData(tuple(texts.texts[row] for row in rows), texts.labels[rows], texts.class_names)
