@@ -6,6 +6,7 @@ A blueprint is plain data, so that a model file needs no pickle.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -58,6 +59,7 @@ def is_foreign(architecture: str) -> bool:
 
 def _construct(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     callable_ = _imported(architecture) if is_foreign(architecture) else _named(architecture)
+    _require_known(arguments, callable_, architecture)
     try:
         module = callable_(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -65,6 +67,21 @@ def _construct(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ModelError(f"{quoted(architecture)} made a {type(module).__name__}; expected a torch.nn.Module")
     return module
+
+
+def _require_known(arguments: Mapping[str, Any], callable_: Callable[..., Any], architecture: str) -> None:
+    try:
+        parameters = inspect.signature(callable_).parameters
+    except (TypeError, ValueError):
+        # Code in C may not say what it takes.
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in arguments:
+        if name not in parameters:
+            raise ModelError(
+                f"architecture {quoted(architecture)} has no argument {quoted(name)}{did_you_mean(name, parameters)}"
+            )
 
 
 def _named(architecture: str) -> Callable[..., nn.Module]:

@@ -106,14 +106,14 @@ class TestPrune:
     @pytest.mark.parametrize(
         ("options", "complaint"),
         [
-            (["--left", "1.5"], "option --left: left: expected a number above 0 and below 1, got 1.5"),
+            (["--left", "1.5"], "option --left: expected a number above 0 and below 1, got 1.5"),
             (["--target", "weight"], 'expected "flops", "parameters", "latency" or "ratio"'),
             (["--keep", "feature.0"], 'no layer "feature.0"; did you mean "features.0"'),
-            (["--left", "0.01"], "cannot be reached"),
+            (["--left", "0.01"], "left; ask for more than that to be left, or let more be pruned"),
             (["--hold-out", "0"], "--hold-out 0 leaves nothing to measure on"),
             (["--structure", "weights", "--sparsity", "2"], "expected more than 0, less than 1"),
             (["--structure", "weights", "--keep", "heat"], 'no module "heat"; did you mean "head"'),
-            (["--epochs", "-1"], "option --epochs: epochs: expected a number of at least 1"),
+            (["--epochs", "-1"], "option --epochs: expected a number of at least 1"),
         ],
     )
     def test_what_cannot_be_ends_with_one_sentence_and_no_file(
@@ -167,7 +167,7 @@ class TestShareWeights:
         self, model: Path, data: Path, out: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(arguments("share-weights", model, data, out, "--bits", "9")) == 2
-        assert "option --bits: bits: expected a number from 1 to 8, got 9" in capsys.readouterr().err
+        assert "option --bits: expected a number from 1 to 8, got 9" in capsys.readouterr().err
 
 
 class TestProfile:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from offramp_compression.cli.limit import limited
 from offramp_compression.data.dataset import Dataset
 from offramp_compression.model_file import load
 from offramp_compression.training.objective import Supervised
@@ -157,10 +158,14 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(
 @pytest.mark.parametrize(
     ("added", "words"),
     [
-        (("--learning-rate", "-1"), "--learning-rate: learning_rate: expected a number above 0, got -1"),
-        (("--optimizer", "adam"), '--optimizer: optimizer: expected "sgd" or "adamw", got "adam"'),
+        (("--learning-rate", "-1"), "option --learning-rate: expected a number above 0, got -1"),
+        (("--optimizer", "adam"), 'option --optimizer: expected "sgd" or "adamw", got "adam"'),
         (("--set", "channels"), "--set channels: expected KEY=VALUE"),
-        (("--set", "chanels=[3]"), "architecture"),
+        (("--set", "chanels=[3]"), 'architecture "tiny_cnn" has no argument "chanels"; did you mean "channels"?'),
+        (("--set", "channels=[8,oops]"), "--set channels: [8,oops] is not JSON (Expecting value at character 3)"),
+        (("--set", "channels={8"), "expected something such as 16, [8, 16], true, or a word"),
+        (("--set", "channels='8'"), "--set channels: '8' is not JSON"),
+        (("--limit", "2"), "--limit 2: there are 3 classes; expected at least one of each"),
         (("--pretrained",), 'published weights of "minilm" only, not of "tiny_cnn"'),
         (("--device", "tpu9000"), 'device "tpu9000" is not here'),
         (("--hold-out", "0", "--patience", "2"), "patience needs a validation set"),
@@ -174,6 +179,33 @@ def test_what_cannot_be_used_ends_with_a_sentence_and_no_file(
     assert offramp("train", "tiny_cnn", "--data", data, "--out", out, *QUICK, *added) == 2
     assert words in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_file_that_is_called_like_another_format_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        offramp("train", "tiny_cnn", "--data", data, "--out", tmp_path / "net.pth", *QUICK)
+    assert "expected a name that ends in .safetensors, such as net.safetensors" in capsys.readouterr().err
+
+
+def test_a_few_examples_show_whether_a_command_runs(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "few.safetensors"
+    asked = ("train", "tiny_cnn", "--data", data, "--out", out, "--hold-out", "0", *QUICK, "--batch-size", "8")
+    assert offramp(*asked, "--limit", "9") == 0
+    examples = pictures(90)
+    few = examples.take(limited(examples.labels, 9, seed=0))
+    assert load(out).provenance.data_digest == few.digest()
+
+
+def test_of_every_class_as_many_are_taken_as_it_has_and_at_least_one() -> None:
+    labels = np.array([0] * 60 + [1] * 39 + [2])
+    taken = labels[limited(labels, 20, seed=3)]
+    assert np.bincount(taken).tolist() == [11, 8, 1]
+    assert np.array_equal(limited(labels, 1000, seed=0), np.arange(100))
+    assert np.array_equal(limited(labels, None, seed=0), np.arange(100))
 
 
 def test_a_diverging_run_says_what_to_change(

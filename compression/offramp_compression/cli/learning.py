@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,7 +102,12 @@ def training_settings(options: argparse.Namespace) -> TrainingSettings:
 
 
 def from_options(settings: type[S], given: Mapping[str, Any]) -> S:
-    return bind(settings, given, lambda key: "option " + _flag(key))
+    """Raises ConfigurationError for a value that is out of bounds, under the name of its option."""
+    try:
+        return bind(settings, given, lambda key: "option " + _flag(key))
+    except ConfigurationError as error:
+        # The field has the name of the option; once is enough.
+        raise ConfigurationError(re.sub(r"^(option --\S+): \w+: ", r"\1: ", str(error))) from error
 
 
 def open_examples(
@@ -148,11 +154,19 @@ def split_pairs(pairs: Sequence[str], flag: str) -> dict[str, str]:
     return found
 
 
-def as_json(text: str) -> Any:
-    """What `text` says in JSON, or itself if it is none."""
+def as_json(text: str, where: str) -> Any:
+    """What `text` says in JSON, or itself if it is a plain word.
+
+    Raises ConfigurationError, naming `where`, for what begins like a list, an object or a string and is none.
+    """
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as error:
+        if text.startswith(("[", "{", '"', "'")):
+            raise ConfigurationError(
+                f"{where}: {text} is not JSON ({error.msg} at character {error.pos}); expected something such as 16, "
+                f'[8, 16], true, or a word; text within a list is in double quotes: ["a", "b"]'
+            ) from error
         return text
 
 

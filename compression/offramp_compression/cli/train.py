@@ -80,7 +80,7 @@ def fresh_network(options: argparse.Namespace, examples: learning.Examples) -> N
     from offramp_compression.new_network import new_network
 
     pairs = learning.split_pairs(options.arguments, "--set")
-    arguments = {key: learning.as_json(value) for key, value in pairs.items()}
+    arguments = {key: learning.as_json(value, f"--set {key}") for key, value in pairs.items()}
     network = new_network(
         options.architecture, arguments, examples.train, options.seed, vocabulary=learning.vocabulary(options)
     )

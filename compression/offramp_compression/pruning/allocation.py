@@ -65,7 +65,7 @@ def allocate(
         if step is None:
             raise ModelError(
                 f"{target:g} of the {cost.quantity} cannot be reached: with all that may be pruned gone, {now:.2f} is "
-                f"left; choose a higher target, or allow more groups to be pruned"
+                f"left; ask for more than that to be left, or let more be pruned: fewer layers in keep, a smaller least"
             )
         name, furthest = step
         # The last step goes no further than it has to.
