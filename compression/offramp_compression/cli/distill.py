@@ -42,9 +42,11 @@ def add_to(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--teacher", type=Path, action="append", required=True, metavar="MODEL", dest="teachers",
-                        help="a model file; may be repeated")  # fmt: skip
+                        help="a model file, or models/NAME[/VERSION]; may be repeated")  # fmt: skip
     student = parser.add_mutually_exclusive_group(required=True)
-    student.add_argument("--student", type=Path, metavar="MODEL", help="a model file to go on from")
+    student.add_argument(
+        "--student", type=Path, metavar="MODEL", help="a model file, or models/NAME[/VERSION], to go on from"
+    )
     student.add_argument("--architecture", metavar="NAME", help="begin with fresh weights of this architecture")
     add_architecture_options(parser)
     parser.add_argument(
@@ -62,10 +64,10 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     with needs_extra(EXTRA, "offramp distill"):
         from offramp_compression.distillation.distill import distill
-        from offramp_compression.model_file import load
+        from offramp_compression.network_source import open_network
     prepare(options)
     training, settings = learning.training_settings(options), _settings(options)
-    teachers = [load(path, trusted=options.trust) for path in options.teachers]
+    teachers = [open_network(path, trusted=options.trust) for path in options.teachers]
     examples = learning.open_examples(options, teachers[0].class_names)
     student = _student(options, examples)
     with learning.stoppable(options):
@@ -105,10 +107,10 @@ def _settings(options: argparse.Namespace) -> DistillationSettings:
 
 
 def _student(options: argparse.Namespace, examples: learning.Examples) -> Network:
-    from offramp_compression.model_file import load
+    from offramp_compression.network_source import open_network
 
     if options.student is None:
         return fresh_network(options, examples)
     if options.arguments or options.pretrained:
         raise ConfigurationError("--set and --pretrained belong to --architecture; a model file has its own")
-    return load(options.student, trusted=options.trust)
+    return open_network(options.student, trusted=options.trust)

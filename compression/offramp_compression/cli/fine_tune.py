@@ -19,9 +19,11 @@ from offramp_compression.cli.options import (
 )
 
 DESCRIPTION = """\
-Train a model file further: on newer data, for other classes, as a whole or in
-part. Classes that the model knows already keep what it knows of them; others get
-fresh weights. The file that is written names MODEL as its parent.
+Train a model further: on newer data, for other classes, as a whole or in part.
+MODEL is a model file, or what is served: models/NAME, for its highest version, or
+models/NAME/VERSION. Classes that the model knows already keep what it knows of
+them; others get fresh weights. The file that is written names MODEL as its parent;
+"offramp export" puts it beside the version it came from, as the next one.
 """
 RATES = learning.Rates("sgd", sgd=0.01, adamw=1e-4)
 
@@ -33,7 +35,7 @@ def add_to(commands: Commands) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_option(parser, words="the model file to go on from")
+    add_model_option(parser, words="the model to go on from: a model file")
     parser.add_argument(
         "--train", default="all", metavar="WHAT",
         help="head; top:N, which is the head and the last N blocks; or all (%(default)s)",
@@ -51,20 +53,22 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     with needs_extra(EXTRA, "offramp fine-tune"):
         from offramp_compression.finetune import fine_tune
+        from offramp_compression.network_source import version_name
     prepare(options)
     settings = learning.training_settings(options)
     parent = open_model(options)
+    name = version_name(options.model) or options.model.name
     examples = learning.open_examples(options, parent.class_names, others=True)
     with learning.stoppable(options):
         learnt = fine_tune(
             parent, examples.train, settings, train=options.train, head=options.head,
             augment=learning.augmentation(options, examples.train), label_smoothing=options.label_smoothing,
-            validate=examples.validation, **learning.watching(options, options.model.name),
+            validate=examples.validation, **learning.watching(options, name),
         )  # fmt: skip
     learning.write(learnt, examples, options)
     child = {f"after: {options.out.name}": (learnt.network, options.out)}
     # Of other classes, the parent's accuracy says nothing.
     comparable = parent.class_names == learnt.network.class_names
-    before = {f"before: {options.model.name}": (parent, options.model)} if comparable else {}
+    before = {f"before: {name}": (parent, options.model)} if comparable else {}
     learning.show({**before, **child}, examples)
     return 0

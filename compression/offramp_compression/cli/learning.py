@@ -204,14 +204,16 @@ def stoppable(options: argparse.Namespace) -> Iterator[None]:
 
 
 def write(learnt: Learnt, examples: Examples, options: argparse.Namespace) -> None:
-    """Write the model file, with what was measured of it; then its checkpoint has served."""
+    """Write the model file, with what was measured of it and the version it started from; then its checkpoint has
+    served."""
     from offramp_compression.evaluation.predict import accuracy
     from offramp_compression.model_file import save
 
     network, metrics = learnt.network, {}
+    settings = {"started_from": version} if (version := _served_version(options)) else {}
     if options.test_part and examples.measured is not None:
         metrics["test_accuracy"] = accuracy(network.module, examples.measured)
-    save(network.described(metrics=metrics), options.out)
+    save(network.described(settings=settings, metrics=metrics), options.out)
     checkpoint(options).unlink(missing_ok=True)
     if learnt.history.stopped_early:
         say(f"stopped early; the weights are those of epoch {learnt.history.best_epoch}")
@@ -231,12 +233,20 @@ def _row(name: str, network: Network, path: Path | None, examples: Examples) -> 
     from offramp_compression.evaluation import flops
     from offramp_compression.evaluation.predict import accuracy
     from offramp_compression.modules import parameter_count
+    from offramp_compression.network_source import network_file
 
     measured = "-" if examples.measured is None else f"{accuracy(network.module, examples.measured):.4f}"
     one = tensors(examples.train, np.arange(1))
     operations = flops.of_module(network.module, one) / 1e6
-    size = "-" if path is None else f"{path.stat().st_size / 1000:.1f}"
+    size = "-" if path is None else f"{network_file(path).stat().st_size / 1000:.1f}"
     return name, measured, f"{parameter_count(network.module):,}", f"{operations:.2f}", size
+
+
+def _served_version(options: argparse.Namespace) -> str:
+    """The version that MODEL is, where the command has one and it is no file."""
+    from offramp_compression.network_source import version_name
+
+    return version_name(options.model) if "model" in options else ""
 
 
 def _differ(found: tuple[str, ...], known: tuple[str, ...]) -> bool:

@@ -24,7 +24,7 @@ EXTRA = "compression"
 
 def add_model_option(parser: argparse.ArgumentParser, name: str = "model", words: str = "a model file") -> None:
     """The positional argument MODEL and `--trust`; see `open_model`."""
-    parser.add_argument(name, type=Path, metavar=name.upper(), help=f"{words} (.safetensors)")
+    parser.add_argument(name, type=Path, metavar=name.upper(), help=f"{words} (.safetensors), or models/NAME[/VERSION]")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="PACKAGE",
         help="import this package if a model file says that its code builds the network; may be repeated",
@@ -67,9 +67,9 @@ def prepare(options: argparse.Namespace) -> torch.device:
 
 def open_model(options: argparse.Namespace, name: str = "model") -> Network:
     with needs_extra(EXTRA, "reading a model file"):
-        from offramp_compression.model_file import load
+        from offramp_compression.network_source import open_network
 
-    return load(getattr(options, name), trusted=options.trust)
+    return open_network(getattr(options, name), trusted=options.trust)
 
 
 def open_data(options: argparse.Namespace, part: str | None = None, classes: tuple[str, ...] | None = None) -> Dataset:

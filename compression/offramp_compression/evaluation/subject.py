@@ -63,7 +63,7 @@ def open_subject(path: Path, name: str = "", threads: int = 1, trusted: Collecti
     `model_file.load`.
     """
     file = _newest_version(path) if path.is_dir() else path
-    title = name or (path.name if path.is_dir() else path.stem)
+    title = name or _title(path)
     if not file.is_file():
         raise ModelError(f"{path} does not exist; name a .safetensors, .pt2 or .onnx file, or a model's folder")
     match file.suffix:
@@ -76,13 +76,22 @@ def open_subject(path: Path, name: str = "", threads: int = 1, trusted: Collecti
     raise ModelError(f"{path} is not a model: expected .safetensors (written by this library), .pt2 or .onnx")
 
 
+def _title(path: Path) -> str:
+    if not path.is_dir():
+        return path.stem
+    folder = path.resolve()
+    return f"{folder.parent.name}/{folder.name}" if folder.name.isdecimal() else folder.name
+
+
 def _newest_version(folder: Path) -> Path:
     versions = [child for child in folder.iterdir() if child.name.isdigit() and child.is_dir()]
-    for version in sorted(versions, key=lambda child: -int(child.name)):
+    for version in (folder, *sorted(versions, key=lambda child: -int(child.name))):
         for file in ("model.onnx", "model.pt2"):
             if (version / file).is_file():
                 return version / file
-    raise ModelError(f"{folder} is not a model's folder: it has no VERSION/model.pt2 or VERSION/model.onnx")
+    raise ModelError(
+        f"{folder} is not a model's folder, or a version's: it has no VERSION/model.pt2 or VERSION/model.onnx"
+    )
 
 
 def _from_model_file(path: Path, name: str, trusted: Collection[str]) -> Subject:

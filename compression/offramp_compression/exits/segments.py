@@ -63,7 +63,8 @@ def export_segments(
     """Write the whole network as the model `target.name`, and its stages as `<name>-stage1`, `<name>-stage2`, ...
 
     Each is written whole or not at all and compared with eager execution on `inputs`. `additions` are for the whole and
-    the first stage, which take what the network takes. Raises ExportError as `export_network` does.
+    the first stage, which take what the network takes. Only the whole can be trained further, so that only it keeps its
+    network. Raises ExportError as `export_network` does.
     """
     named = [
         Segment(
@@ -73,7 +74,8 @@ def export_segments(
         )
         for each in segments(network, inputs, variable)
     ]
-    targets = [replace(target, name=f"{target.name}-stage{number}") for number in range(1, len(named) + 1)]
+    part = replace(target, keep_network=False)
+    targets = [replace(part, name=f"{target.name}-stage{number}") for number in range(1, len(named) + 1)]
     whole = export_network(network, inputs, target, variable=variable, additions=additions)
     added = [additions, *[NOTHING] * (len(named) - 1)]
     return [

@@ -26,7 +26,9 @@ from offramp_compression.export.program import (
     describe,
 )
 from offramp_compression.export.repository import check_target, install, staging
+from offramp_compression.model_file import save
 from offramp_compression.network import Network
+from offramp_compression.network_source import NETWORK_FILE
 from offramp_compression.weight_sharing import expanded
 
 EAGER = "torch eager"
@@ -41,6 +43,8 @@ class Target:
     """Where a model goes, and what its `model.toml` says beside what the file says.
 
     `version` None is the next one, `max_batch_size` None what is there or 16. `manifest` adds `manifest.sha256`.
+    `keep_network` writes the network beside the model file, from which it can be trained further; that takes as much
+    room again, as nothing is rounded, so that a child's parent is the very network that is served.
     """
 
     repository: Path
@@ -51,6 +55,7 @@ class Target:
     # [engine] backend.
     backend: str = AUTO
     manifest: bool = False
+    keep_network: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def export_network(
 
     `variable` names inputs of which further dimensions vary, as the length of a text does. Raises ExportError if the
     network cannot be exported, the file does not answer as the network does, or the target cannot be written; then
-    nothing of it is in the repository.
+    nothing of it is in the repository. Raises ModelError for a network that is to be kept and that no model file holds.
     """
     check(target)
     names = Names(network.input_names, network.output_names, variable)
@@ -99,7 +104,7 @@ def export_network(
     signature = describe(program, names)
     return publish(
         network, signature, lambda path: write_program(program, names, target.format, path), inputs, target, tolerance,
-        additions=additions,
+        additions=additions, kept=network if target.keep_network else None,
     )  # fmt: skip
 
 
@@ -112,11 +117,12 @@ def publish(
     tolerance: Tolerance,
     reference: str = EAGER,
     additions: Additions = NOTHING,
+    kept: Network | None = None,
 ) -> Exported:
     """Put a model file that `write` writes into the repository if it answers as `network`'s module does.
 
-    For a file that was made in another way than by `export_network`. Labels and provenance are the network's. Raises
-    ExportError as `export_network` does.
+    For a file that was made in another way than by `export_network`. Labels and provenance are the network's; `kept` is
+    what the version has beside it to be trained further. Raises ExportError and ModelError as `export_network` does.
     """
     check(target)
     with staging(target.repository) as place:
@@ -127,6 +133,8 @@ def publish(
         parity = check_parity(expected, actual, tolerance, reference)
         for name, content in additions.files.items():
             (place.version / name).write_bytes(content)
+        if kept is not None:
+            save(kept, place.version / NETWORK_FILE)
         if target.manifest:
             write_manifest(place.version)
         description = _description(network, signature, target, parity, additions)

@@ -70,11 +70,11 @@ def _publish(product: Product, target: Target, data: RecipeData) -> list[Exporte
     mark = {_FINGERPRINT: product.fingerprint}
     if isinstance(product.made, Artefact):
         return [_publish_artefact(product.made, product.made.network.described(settings=mark), inputs, target, data)]
-    network = expanded(product.made).described(settings=mark)
+    network = product.made.described(settings=mark)
     variable = text_lengths(network.input_names, inputs)
     if isinstance(network.module, MultiExit):
         # Only the first stage takes what an app has, and a route will ask that one.
-        return export_segments(network, inputs, target, variable=variable)
+        return export_segments(expanded(network), inputs, target, variable=variable)
     return [export_network(network, inputs, target, variable=variable, additions=_preparing(inputs, data))]
 
 

@@ -30,7 +30,8 @@ def export_zero_shot(classifier: ZeroShotClassifier, texts: Sequence[str], targe
 
 
 def _fitting(target: Target, templates: int) -> Target:
-    """The server encodes all templates of a class in one batch."""
+    """The server encodes all templates of a class in one batch. An encoder without classes is not fine-tuned."""
+    target = replace(target, keep_network=False)
     if templates <= (target.max_batch_size or DEFAULT_MAX_BATCH_SIZE):
         return target
     return replace(target, max_batch_size=templates)

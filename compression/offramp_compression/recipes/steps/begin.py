@@ -15,8 +15,8 @@ from offramp_compression.data.batches import Batches
 from offramp_compression.errors import ModelError
 from offramp_compression.evaluation.predict import accuracy
 from offramp_compression.freezing import freeze
-from offramp_compression.model_file import load
 from offramp_compression.network import Network
+from offramp_compression.network_source import network_file, open_network, version_name
 from offramp_compression.new_network import new_network
 from offramp_compression.pretrained import load_published
 from offramp_compression.provenance import Provenance, installed_versions
@@ -29,22 +29,23 @@ from offramp_compression.training.settings import TrainingSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadStep(Step):
-    """`kind = "load"`: a model file, or plain weights of an architecture."""
+    """`kind = "load"`: a model file, a version in a repository, or plain weights of an architecture."""
 
     kind: Literal["load"]
-    # Relative to the recipe.
+    # Relative to the recipe: a file, or models/NAME or models/NAME/VERSION.
     weights: str
     # For plain .safetensors weights, which do not say what they are of.
     architecture: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self, base: Path) -> tuple[Path, ...]:
-        return (base / self.weights,)
+        return (network_file(base / self.weights),)
 
     def make(self, workshop: Workshop) -> Network:
         path = workshop.base / self.weights
         if not self.architecture:
-            return load(path)
+            version = version_name(path)
+            return open_network(path).described(settings={"started_from": version} if version else {})
         network = new_network(self.architecture, self.arguments, workshop.data.train)
         _fill(network, path)
         measured = {"validation_accuracy": accuracy(network.module, workshop.data.validation)}
