@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from offramp_compression.data.batches import Batches
 from offramp_compression.data.dataset import Dataset, aligned, check, tensors
 from offramp_compression.data.text import TextData, encode
 from offramp_compression.errors import DataError
+from offramp_server.preprocess.settings import TextPreprocess, TokenTensor
+from offramp_server.preprocess.text import TextPreprocessor
+from open_inference.tensor import BYTES, Tensor, encode_bytes
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -198,6 +203,11 @@ class TestAugmentation:
         trimmed = trim_padding((torch.arange(8).reshape(2, 4), mask), self.generator())
         assert [each.tolist() for each in trimmed] == [[[0, 1], [4, 5]], [[1, 0], [1, 1]]]
 
+    def test_padding_on_the_left_is_cut_there(self) -> None:
+        mask = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 1]])
+        trimmed = trim_padding((torch.arange(8).reshape(2, 4), mask), self.generator())
+        assert [each.tolist() for each in trimmed] == [[[2, 3], [6, 7]], [[0, 1], [1, 1]]]
+
     def test_texts_without_a_token_keep_one_column(self) -> None:
         ids, _ = trim_padding((torch.zeros(2, 4), torch.zeros(2, 4)), self.generator())
         assert ids.shape == (2, 1)
@@ -223,6 +233,27 @@ class TestTokens:
         data = encode(self.texts("good film good", "bad"), tokenizer, max_length=2)
         assert data.inputs[0].tolist() == [[1, 3], [2, 9]]
 
+    def test_texts_are_padded_and_cut_at_the_side_where_the_tokenizer_does_so(self) -> None:
+        tokenizer = self.tokenizer()
+        tokenizer.enable_padding(direction="left", pad_id=9)
+        tokenizer.enable_truncation(7, direction="left")
+        data = encode(self.texts("good film bad", "bad"), tokenizer, max_length=2)
+        assert [array.tolist() for array in data.inputs] == [[[3, 2], [9, 2]], [[1, 1], [0, 1]]]
+
+    @pytest.mark.parametrize("direction", ["left", "right"])
+    def test_the_server_prepares_texts_as_they_were_learnt(self, tmp_path: Path, direction: str) -> None:
+        tokenizer = self.tokenizer()
+        tokenizer.enable_padding(direction=direction, pad_id=9)
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        learnt = encode(self.texts("good film bad", "bad"), tokenizer, max_length=8)
+        served = prepared_by_the_server(tmp_path / "tokenizer.json", b"good film bad", b"bad")
+        assert [array.tolist() for array in served] == [array.tolist() for array in learnt.inputs]
+
+    def test_a_vocabulary_pads_with_its_padding_token_where_the_tokenizer_says_nothing(self) -> None:
+        tokenizer = Tokenizer(WordLevel({"<pad>": 5, "good": 1, "?": 4}, unk_token="?"))
+        tokenizer.pre_tokenizer = Whitespace()
+        assert encode(self.texts("good good", "good"), tokenizer, max_length=8).inputs[0].tolist() == [[1, 1], [1, 5]]
+
     def test_the_tokenizer_is_left_as_it_was(self) -> None:
         tokenizer = self.tokenizer()
         tokenizer.enable_padding(pad_id=9, length=5)
@@ -237,3 +268,13 @@ class TestTokens:
     def test_a_length_without_room_for_a_token_is_refused(self) -> None:
         with pytest.raises(DataError, match="cannot be cut to 0 tokens; expected at least 1"):
             encode(self.texts("good"), self.tokenizer(), max_length=0)
+
+
+def prepared_by_the_server(tokenizer: Path, *texts: bytes) -> list[np.ndarray]:
+    tensors = (TokenTensor("input_ids", "INT64", "ids"), TokenTensor("attention_mask", "INT64", "attention_mask"))
+    settings = TextPreprocess(
+        input="text", tokenizer=tokenizer, sha256=hashlib.sha256(tokenizer.read_bytes()).hexdigest(), tensors=tensors,
+        max_length=8, min_length=1, truncation=True, pad_to_multiple_of=1, max_bytes=100,
+    )  # fmt: skip
+    items = Tensor("text", BYTES, (len(texts), 1), encode_bytes(texts))
+    return [each.numpy() for each in TextPreprocessor(settings).prepare(items, lambda: False, 10_000)]

@@ -66,14 +66,16 @@ def erase(images: Tensor, generator: Generator, probability: float, side: int) -
 
 
 def trim_padding(inputs: tuple[Tensor, ...], generator: Generator) -> tuple[Tensor, ...]:
-    """Cut the columns of `input_ids` and `attention_mask`, int64 [N, L], after the last token of the longest text.
+    """Cut the columns of `input_ids` and `attention_mask`, int64 [N, L], in which no text has a token: those after the
+    longest text, or before it where padding is on the left.
 
     Nothing is random in it; it saves the computation of what is padding in every row of the batch.
     """
     input_ids, attention_mask = inputs
+    used = attention_mask.any(dim=0).nonzero().flatten().tolist()
     # At least one column, as an empty text still has to have a shape.
-    length = max(1, int((attention_mask.any(dim=0) * torch.arange(1, attention_mask.shape[1] + 1)).max()))
-    return input_ids[:, :length], attention_mask[:, :length]
+    columns = slice(used[0], used[-1] + 1) if used else slice(1)
+    return input_ids[:, columns], attention_mask[:, columns]
 
 
 def _between(position: Tensor, start: Tensor, length: int) -> Tensor:
