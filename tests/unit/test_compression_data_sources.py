@@ -200,6 +200,23 @@ class TestNpz:
         np.savez(tmp_path / "a.npz", x=np.zeros((2, 3)), labels=np.array([0, 1]))
         assert len(open_dataset(tmp_path / "a.npz", "test")) == 2
 
+    @pytest.mark.parametrize("names", [{}, {"class_names": np.array(["cat", "dog", "owl"])}])
+    def test_a_test_part_that_lacks_a_class_has_the_classes_of_the_training_part(
+        self, tmp_path: Path, names: dict[str, Any]
+    ) -> None:
+        np.savez(tmp_path / "train.npz", x=np.zeros((3, 2)), labels=np.array([0, 1, 2]), **names)
+        np.savez(tmp_path / "test.npz", x=np.zeros((2, 2)), labels=np.array([1, 0]))
+        assert open_dataset(tmp_path, "test").class_names == open_dataset(tmp_path).class_names
+        assert len(open_dataset(tmp_path).class_names) == 3
+
+    def test_a_test_part_of_a_class_that_was_not_learnt_is_refused_where_classes_have_names(
+        self, tmp_path: Path
+    ) -> None:
+        np.savez(tmp_path / "train.npz", x=np.zeros((2, 2)), labels=[0, 1], class_names=np.array(["cat", "dog"]))
+        np.savez(tmp_path / "test.npz", x=np.zeros((2, 2)), labels=[1, 2])
+        with pytest.raises(DataError, match="has label 2"):
+            open_dataset(tmp_path, "test")
+
     def test_a_missing_part_is_answered_with_those_there_are(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "train.npz", x=np.zeros((2, 3)), labels=np.array([0, 1]))
         with pytest.raises(DataError, match='has no part "test"; its parts: "train"'):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ def holds(path: Path) -> bool:
 def read(path: Path, part: str) -> Dataset:
     """uint8 are pixels, [N, C, H, W] or [N, H, W]; other integers become int64 and floating-point numbers float32.
 
-    Without `class_names` in the file, `labels.txt` names the classes, or their numbers do. Raises DataError if the file
-    is damaged, needs pickle, or lacks an array.
+    Without `class_names` in the file, `labels.txt` names the classes, or those of the training part beside it, or their
+    numbers. Raises DataError if the file is damaged, needs pickle, or lacks an array.
     """
     file = part_file(path, part, _SUFFIX)
     content = _arrays(file)
@@ -36,15 +36,28 @@ def read(path: Path, part: str) -> Dataset:
         present = ", ".join(content) or "none"
         raise DataError(f"{file}: expected arrays x (or x0, x1, ...) and labels, got {present}")
     labels = _labels(content["labels"], file)
-    names = _class_names(content, file) or named_classes(file) or _numbered(labels)
+    names = _class_names(content, file) or named_classes(file) or _learnt(path, file, labels) or _numbered(labels)
     return Dataset(tuple(_input(content[name], name, file) for name in inputs), labels, names)
 
 
-def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+def _learnt(path: Path, file: Path, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """The classes of the training part, of which a small test part may lack some."""
+    training = path / f"train{_SUFFIX}"
+    if file == training or not training.is_file():
+        return ()
+    content = _arrays(training, ("labels", "class_names"))
+    if "class_names" in content:
+        return _class_names(content, training) or ()
+    others = _labels(content["labels"], training) if "labels" in content else labels
+    return _numbered(np.concatenate([labels, others]))
+
+
+def _arrays(file: Path, wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Those that are `wanted` of those that are there; None: all."""
     try:
         # Opened here, as numpy leaves it open if it is not a whole zip.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            return dict(content)
+            return {name: content[name] for name in content if wanted is None or name in wanted}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{file}: not a whole .npz of plain arrays ({error}); write it with numpy.savez") from error
 
