@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from offramp_compression.architectures import ARCHITECTURES
 from offramp_compression.blueprint import Blueprint
@@ -17,6 +18,8 @@ from offramp_compression.provenance import Provenance
 
 # Pixels of so many pictures say enough of their mean and spread.
 _SAMPLED = 10_000
+# So many are looked at in double precision at a time, as all of them would take more memory than the data.
+_CHUNK = 256
 
 
 def new_network(
@@ -60,10 +63,23 @@ def _fitting(architecture: str, data: Dataset, vocabulary: int | None) -> dict[s
 def _of_pictures(data: Dataset) -> dict[str, Any]:
     pictures = data.inputs[0][:: max(1, len(data) // _SAMPLED)]
     scale = 255.0 if pictures.dtype == np.uint8 else 1.0
+    mean, spread = mean_and_spread(pictures)
     # Four digits, as they go into a model file's header for people to read.
-    mean = [round(float(value), 4) for value in pictures.mean((0, 2, 3)) / scale]
-    spread = [round(float(value), 4) for value in pictures.std((0, 2, 3)) / scale]
     return {
         "in_channels": pictures.shape[1], "image_size": pictures.shape[2],
-        "mean": mean, "std": [value or 1.0 for value in spread],
+        "mean": [round(float(value), 4) for value in mean / scale],
+        "std": [round(float(value), 4) or 1.0 for value in spread / scale],
     }  # fmt: skip
+
+
+def mean_and_spread(pictures: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean and the standard deviation of each channel, [C] each, of pictures [N, C, H, W] of any datatype."""
+    mean = _mean(pictures, lambda values: values)
+    variance = _mean(pictures, lambda values: (values - mean[:, None, None]) ** 2)
+    return mean, np.sqrt(variance)
+
+
+def _mean(pictures: NDArray[Any], of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
+    chunks = (pictures[start : start + _CHUNK].astype(np.float64) for start in range(0, len(pictures), _CHUNK))
+    total = sum((of(chunk).sum((0, 2, 3)) for chunk in chunks), np.zeros(pictures.shape[1]))
+    return total / (pictures.size / pictures.shape[1])
