@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import replace
+from datetime import UTC
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,21 @@ def test_what_is_asked_for_goes_before_what_is_there(tmp_path: Path) -> None:
     assert (settings.max_batch_size, settings.engine.backend) == (2, "torch-eager")
 
 
+def test_a_date_that_an_operator_has_noted_stays(tmp_path: Path) -> None:
+    path = tmp_path / "model.toml"
+    path.write_text("reviewed = 2024-02-29\n[review]\nat = 2024-02-29T12:30:00+01:00\n")
+    text = render(DESCRIPTION, path)
+    assert "reviewed = 2024-02-29\n" in text
+    assert "at = 2024-02-29T12:30:00+01:00\n" in text
+
+
 def test_settings_that_cannot_be_read_are_not_thrown_away(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not valid TOML"):
         written(tmp_path, existing="max_batch_size = ")
 
 
-SCALARS = st.text() | st.integers(-(2**63), 2**63 - 1) | st.booleans() | st.floats(allow_nan=False)
+MOMENTS = st.dates() | st.times() | st.datetimes() | st.datetimes(timezones=st.just(UTC))
+SCALARS = st.text() | st.integers(-(2**63), 2**63 - 1) | st.booleans() | st.floats(allow_nan=False) | MOMENTS
 KEYS = st.text(max_size=5)
 TABLES = st.recursive(
     st.dictionaries(KEYS, SCALARS | st.lists(SCALARS), max_size=3),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, time
 from typing import Any
 
 
 def toml_text(table: Mapping[str, Any]) -> str:
-    """A document of text, numbers, truth values, lists and tables. Raises TypeError for anything else."""
+    """A document of text, numbers, truth values, dates, times, lists and tables. Raises TypeError for anything else."""
     return "\n".join(_lines(table, "")).strip() + "\n"
 
 
@@ -45,6 +46,9 @@ def _value(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
+    # A datetime is a date too.
+    if isinstance(value, date | time):
+        return value.isoformat()
     if isinstance(value, Sequence):
         return f"[{', '.join(map(_value, value))}]"
     raise TypeError(f"{type(value).__name__} has no form in TOML")
