@@ -89,6 +89,12 @@ def test_scaling_mends_an_overconfident_model_on_examples_the_temperature_has_no
     assert after < before / 3
 
 
+def test_a_single_example_is_measured_without_being_scaled() -> None:
+    logits = np.asarray([[2.0, 0.0]])
+    np.testing.assert_allclose(calibrated_by_halves(logits, np.asarray([0])), softmax(logits, axis=1))
+    assert measured(logits, np.asarray([0])).accuracy.value == 1.0
+
+
 def test_a_model_that_is_always_right_and_sure_of_it_has_no_calibration_error() -> None:
     sure = np.eye(2)[[0, 1, 1]]
     assert expected_calibration_error(sure, np.asarray([0, 1, 1])) == 0.0

@@ -64,8 +64,10 @@ def calibrated_by_halves(logits: Floats, labels: Labels, seed: int = 0) -> NDArr
     """Probabilities in which each half of the examples is scaled by the temperature that fits the other half.
 
     So the calibration error after scaling is measured on examples that the temperature has not seen, without a data set
-    of its own for it.
+    of its own for it. A single example has no other half, and stays as it is.
     """
+    if len(labels) == 1:
+        return np.asarray(softmax(logits.astype(np.float64), axis=1))
     halves = np.random.default_rng(seed).permutation(len(labels)) % 2 == 0
     probabilities = np.empty(logits.shape, np.float64)
     for half in (halves, ~halves):
