@@ -25,21 +25,6 @@ def resize(module: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
     return module
 
 
-def resize_arguments(before: nn.Module, after: nn.Module) -> dict[str, Any]:
-    """The arguments for the edit "resize" that give `before` the widths of `after`, which has the same modules.
-
-    Raises ModelError if the two do not have the same modules.
-    """
-    changed = {}
-    for name, old in before.named_modules():
-        new = get_module(after, name)
-        if type(new) is not type(old):
-            raise ModelError(f'module "{name}" is a {type(new).__name__}, not a {type(old).__name__} of another width')
-        if widths(new) != widths(old):
-            changed[name] = widths(new)
-    return {"modules": changed}
-
-
 def widths(module: nn.Module) -> dict[str, int]:
     """What `resize` can change of a module: inputs, outputs and groups of a convolution, inputs and outputs of a linear
     layer, outputs of a batch normalisation; nothing of any other."""
