@@ -71,6 +71,11 @@ class SharedLayer(nn.Module):
         values = torch.cat([self.codebook.new_zeros(1), self.codebook]) if self.zero else self.codebook
         return values[self.positions()].view(self._shape)
 
+    @property
+    def further_weights(self) -> int:
+        """How many weights it computes with beyond its parameters; see `modules.parameter_count`."""
+        return self._shape.numel() - len(self.codebook)
+
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.layer, nn.Linear):
             return nn.functional.linear(x, self.weight, self.layer.bias)

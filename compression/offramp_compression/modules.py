@@ -26,5 +26,10 @@ def replace_module(module: nn.Module, name: str, replacement: nn.Module) -> None
 
 
 def parameter_count(module: nn.Module) -> int:
-    """The number of trainable and frozen parameters; one that is shared counts once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """The number of trainable and frozen parameters; one that is shared counts once.
+
+    A layer that computes with more weights than it has parameters, as it looks them up in a codebook, says so in
+    `further_weights`: sharing values makes a file smaller, and not a network.
+    """
+    listed = sum(parameter.numel() for parameter in module.parameters())
+    return listed + sum(getattr(part, "further_weights", 0) for part in module.modules())

@@ -38,13 +38,22 @@ class WeightSharing:
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What became of one layer: bytes of its weights, and the norm of their difference over that of the weights."""
+    """What became of one layer: bytes of its weights, and the norm of their difference over that of the weights.
+
+    ``values`` is how many different ones the weights have now.
+    """
 
     layer: str
     weights: int
+    values: int
     bytes_before: int
     bytes_after: int
     error: float
+
+    @property
+    def bits_per_weight(self) -> float:
+        """With the codebook."""
+        return 8 * self.bytes_after / self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +154,4 @@ def _told(before: nn.Module, after: nn.Module, name: str, wanted: Mapping[str, A
     weight, shared = get_module(before, name).get_parameter("weight"), _shared(after, name).weight
     error = float((shared - weight).norm() / weight.norm().clamp(min=1e-12))
     size = _bytes(weight.numel(), wanted["bits"]) - _FLOAT_BYTES * int(wanted["zero"])
-    return Saving(name, weight.numel(), _FLOAT_BYTES * weight.numel(), size, error)
+    return Saving(name, weight.numel(), int(torch.unique(shared).numel()), _FLOAT_BYTES * weight.numel(), size, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,10 +99,15 @@ class TestPrune:
         assert main(arguments("prune", model, data, out, *scan)) == 2
         assert "the sensitivity scan is of another network" in capsys.readouterr().err
 
-    def test_single_weights_go_to_zero_and_stay_there(self, model: Path, data: Path, out: Path) -> None:
+    def test_single_weights_go_to_zero_and_stay_there_and_are_counted(
+        self, model: Path, data: Path, out: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(arguments("prune", model, data, out, "--structure", "weights", "--sparsity", "0.75")) == 0
         assert sparsity(load(out).module) == pytest.approx(0.75, abs=0.01)
         assert not torch.equal(next(load(out).module.parameters()), next(load(model).module.parameters()))
+        zeros = re.findall(r"^(\S+) +([\d,]+) +([\d,]+) +([\d.]+)$", spoken(capsys), re.MULTILINE)
+        assert [name for name, *_ in zeros] == ["features.0", "features.4", "head", "all"]
+        assert float(zeros[-1][3]) == pytest.approx(100 * sparsity(load(out).module), abs=0.05)
 
     @pytest.mark.parametrize(
         ("options", "complaint"),
@@ -160,7 +166,15 @@ class TestShareWeights:
     ) -> None:
         assert main(arguments("share-weights", model, data, out, "--bits", "3")) == 0
         assert out.stat().st_size < 0.4 * model.stat().st_size
-        assert "times smaller)" in spoken(capsys)
+        said = spoken(capsys)
+        assert "times smaller)" in said
+        # No fewer parameters, as it computes with all of them; eight values of three bits in a layer.
+        counted = re.findall(r"^(?:before|after): \S+ +\S+ +([\d,]+) ", said, re.MULTILINE)
+        assert counted == [f"{parameter_count(load(model).module):,}"] * 2
+        layers = re.findall(r"^(\S+) +[\d,]+ +(\d+) +([\d.]+) +[\d,]+ +[\d,]+ ", said, re.MULTILINE)
+        assert [values for _, values, _ in layers] == ["8"] * len(layers)
+        assert layers
+        assert all(3 <= float(bits) < 12 for _, _, bits in layers)
         assert load(out).provenance.method == "share-weights"
 
     def test_bits_that_are_none_end_with_one_sentence(

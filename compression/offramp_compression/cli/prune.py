@@ -77,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
     examples = learning.open_examples(options, parent.class_names)
     change = _channels(parent, examples, options) if options.structure == "channels" else _weights(parent, options)
     after = recovering.finish(change, recovery, examples, options)
+    if options.structure == "weights":
+        say(_zeros(after))
     recovering.say_times(parent, after, examples, options.timed_batch)
     return 0
 
@@ -111,6 +113,19 @@ def _weights(parent: Network, options: argparse.Namespace) -> recovering.Change:
 
     pruned = prune_weights(parent, options.sparsity, options.scope, options.keep)
     return recovering.Change(parent, pruned.network, pruned.masks)
+
+
+def _zeros(network: Network) -> str:
+    """How many there are in what was written, by layer and in all."""
+    from offramp_compression.pruning.masks import Zeros, zeros_by_layer
+
+    layers = zeros_by_layer(network.module)
+    total = Zeros(sum(each.zeros for each in layers.values()), sum(each.weights for each in layers.values()))
+    rows = [
+        (name, f"{each.weights:,}", f"{each.zeros:,}", f"{100 * each.zeros / each.weights:.1f}")
+        for name, each in {**layers, "all": total}.items()
+    ]
+    return table(("layer", "weights", "zeros", "zeros %"), rows, right=(1, 2, 3))
 
 
 def _channels(parent: Network, examples: learning.Examples, options: argparse.Namespace) -> recovering.Change:

@@ -69,13 +69,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _outcome(shared: Shared) -> str:
     rows = [
-        (each.layer, f"{each.weights:,}", f"{each.bytes_before:,}", f"{each.bytes_after:,}", f"{each.error:.3f}")
+        (
+            each.layer, f"{each.weights:,}", f"{each.values}", f"{each.bits_per_weight:.2f}", f"{each.bytes_before:,}",
+            f"{each.bytes_after:,}", f"{each.error:.3f}",
+        )
         for each in shared.layers
-    ]
-    before, after = (sum(getattr(each, name) for each in shared.layers) for name in ("bytes_before", "bytes_after"))
-    kept = [f"{name} stays as it is: {reason}" for name, reason in shared.kept.items()]
-    header = ("layer", "weights", "bytes in FP32", "bytes shared", "relative error")
-    total = (
-        f"weights that are shared: {before:,} bytes in FP32, {after:,} bytes now ({before / after:.1f} times smaller)"
+    ]  # fmt: skip
+    weights, before, after = (
+        sum(getattr(each, name) for each in shared.layers) for name in ("weights", "bytes_before", "bytes_after")
     )
-    return "\n".join([table(header, rows, right=range(1, 5)), *kept, total])
+    kept = [f"{name} stays as it is: {reason}" for name, reason in shared.kept.items()]
+    header = ("layer", "weights", "values", "bits a weight", "bytes in FP32", "bytes shared", "relative error")
+    total = (
+        f"{weights:,} weights share values, at {8 * after / weights:.2f} bits each with the codebooks: "
+        f"{before:,} bytes in FP32, {after:,} bytes now ({before / after:.1f} times smaller)"
+    )
+    return "\n".join([table(header, rows, right=range(1, 7)), *kept, total])

@@ -93,9 +93,24 @@ def frozen_zeros(module: nn.Module, masks: Masks) -> Iterator[None]:
 
 def sparsity(module: nn.Module) -> float:
     """The share of zeros among the weights of convolutions and linear layers."""
-    weights = _weights(module, ())
-    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
-    return zeros / sum(weight.numel() for weight in weights.values())
+    layers = zeros_by_layer(module).values()
+    return sum(each.zeros for each in layers) / sum(each.weights for each in layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """How many of a layer's weights are zero."""
+
+    zeros: int
+    weights: int
+
+
+def zeros_by_layer(module: nn.Module) -> dict[str, Zeros]:
+    """Of the convolutions and linear layers, by name. Raises ModelError if there is none."""
+    return {
+        name.removesuffix(".weight"): Zeros(int((weight == 0).sum()), weight.numel())
+        for name, weight in _weights(module, ()).items()
+    }
 
 
 def _weights(module: nn.Module, keep: Sequence[str]) -> dict[str, Tensor]:
