@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from offramp_compression.evaluation.latency import Timing, time_side_by_side
+from offramp_compression.evaluation.load import ProcessorShare, remark
 
 
 class Clock:
@@ -64,3 +65,23 @@ def test_items_a_second_count_the_whole_batch() -> None:
     clock = Clock()
     found = time_side_by_side({"a": lambda: clock.work(0.5)}, clock=clock)
     assert Timing(16, found["a"]).items_per_second == pytest.approx(32)
+
+
+def test_times_that_were_measured_on_a_busy_machine_are_called_so() -> None:
+    elapsed, worked = Clock(), Clock()
+    with ProcessorShare(elapsed, worked) as share:
+        elapsed.work(10.0)
+        worked.work(6.0)
+    assert share.value == pytest.approx(0.6)
+    assert "had a processor for 60% of the time only" in remark(share.value)
+
+
+def test_times_of_an_idle_machine_go_without_a_remark() -> None:
+    elapsed, worked = Clock(), Clock()
+    with ProcessorShare(elapsed, worked) as share:
+        elapsed.work(10.0)
+        worked.work(9.8)
+    assert remark(share.value) == ""
+    with ProcessorShare(elapsed, worked) as nothing:
+        pass
+    assert remark(nothing.value) == ""

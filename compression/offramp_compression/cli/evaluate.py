@@ -13,7 +13,16 @@ from offramp_common.errors import ConfigurationError
 from offramp_common.extras import needs_extra
 from offramp_common.tables import table
 
-from offramp_compression.cli.options import EXTRA, Commands, add_data_options, add_run_options, open_data, prepare, say
+from offramp_compression.cli.options import (
+    EXTRA,
+    Commands,
+    add_data_options,
+    add_run_options,
+    open_data,
+    prepare,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from offramp_compression.data.dataset import Dataset
@@ -66,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     )
     header = tabulate.header(evaluations)
     say("\n" + table(header, [tabulate.row(each) for each in evaluations], right=range(2, len(header))))
+    if about := tabulate.about_times(evaluations):
+        warn(about)
     if options.html:
         report.write_html(evaluations, options.html, facts(options, data))
         say(f"\n{options.html} has the pictures")

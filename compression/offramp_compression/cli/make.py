@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from offramp_common.extras import needs_extra
 from offramp_common.tables import table
 
-from offramp_compression.cli.options import EXTRA, Commands, say
+from offramp_compression.cli.options import EXTRA, Commands, say, warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     prepare(recipe.table.seed, recipe.table.threads, recipe.table.device)
     places = default_places(options.recipe, recipe.table.name, options.work, options.repository)
     data = RecipeData(recipe.table.data, places.base, recipe.table.seed, options.data)
-    products = make(recipe, places, data, say)
+    products = make(recipe, places, data, say, warn=warn)
     served = publish_family(recipe, products, places.repository, data, say)
     if served:
         say(f"\nserve them with: offramp serve --model-repository {places.repository}")
@@ -91,6 +91,8 @@ def _report(
 
     header = tabulate.header(evaluations)
     say("\n" + table(header, [tabulate.row(each) for each in evaluations], right=range(2, len(header))))
+    if about := tabulate.about_times(evaluations):
+        warn(about)
     facts = _facts(recipe, data)
     report.write_html(evaluations, places.work / "report.html", facts)
     report.write_json(evaluations, places.work / "report.json", facts)

@@ -18,6 +18,7 @@ from offramp_compression.cli.options import (
     open_model,
     prepare,
     say,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def add_to(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with needs_extra(EXTRA, "offramp profile"):
+        from offramp_compression.evaluation.load import remark
         from offramp_compression.profiling import report
         from offramp_compression.profiling.profile import profile
     if min(options.batch, options.repeats) < 1:
@@ -70,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
     subject, fixed = _open(options, inputs, device)
     found = profile(subject, tuple(each.to(device) for each in inputs), options.repeats)
     say(report.text(found, fixed))
+    if about := remark(found.processor_share):
+        warn(about)
     if options.trace:
         report.write_trace(found, options.trace)
         say(f"{options.trace} opens in ui.perfetto.dev and chrome://tracing")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp_compression.cli import learning
-from offramp_compression.cli.options import say
+from offramp_compression.cli.options import say, warn
 
 if TYPE_CHECKING:
     from offramp_compression.distillation.settings import DistillationSettings
@@ -73,14 +73,18 @@ def say_times(before: Network, after: Network, examples: learning.Examples, batc
     import numpy as np
 
     from offramp_compression.data.dataset import tensors
+    from offramp_compression.evaluation.load import ProcessorShare, remark
     from offramp_compression.pruning.cost import seconds
 
     batch = tensors(examples.train, np.arange(batch_size) % len(examples.train))
-    times = seconds({"before": before.module, "after": after.module}, batch)
+    with ProcessorShare() as share:
+        times = seconds({"before": before.module, "after": after.module}, batch)
     say(
         f"eager, batch of {batch_size}: {times['before'] * 1e3:.2f} ms before, {times['after'] * 1e3:.2f} ms after "
         f"({times['before'] / times['after']:.2f} times the throughput)"
     )
+    if about := remark(share.value):
+        warn(about)
 
 
 def _recover(change: Change, recovery: Recovery, examples: learning.Examples, options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from offramp_compression.data.dataset import Dataset
 from offramp_compression.errors import ModelError
 from offramp_compression.evaluation.bootstrap import Bootstrap
 from offramp_compression.evaluation.latency import Timing, time_side_by_side
+from offramp_compression.evaluation.load import ProcessorShare
 from offramp_compression.evaluation.metrics import Quality, quality
 from offramp_compression.evaluation.subject import Arrays, Subject, full_batch
 
@@ -93,8 +94,10 @@ def _time(subjects: Sequence[Subject], data: Dataset, batch_sizes: Sequence[int]
     for size in batch_sizes:
         arrays = full_batch(data, size)
         calls = {subject.name: _call(subject, arrays) for subject in subjects}
-        for name, seconds in time_side_by_side(calls).items():
-            found[name].append(Timing(size, seconds))
+        with ProcessorShare() as share:
+            estimates = time_side_by_side(calls)
+        for name, seconds in estimates.items():
+            found[name].append(Timing(size, seconds, share.value))
     return {name: tuple(timings) for name, timings in found.items()}
 
 

@@ -19,6 +19,8 @@ class Timing:
 
     batch_size: int
     seconds: Estimate
+    # Of a processor, while this batch size was timed; see `load.ProcessorShare`.
+    processor_share: float = 1.0
 
     @property
     def items_per_second(self) -> float:

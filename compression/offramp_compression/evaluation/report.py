@@ -35,6 +35,7 @@ def write_html(evaluations: Sequence[Evaluation], path: Path, facts: Mapping[str
             (timing.batch_size, _embedded(pictures.frontier(evaluations, column)))
             for column, timing in enumerate(evaluations[0].timings)
         ],
+        about_times=tabulate.about_times(evaluations),
         models=[_section(each) for each in evaluations],
     )
     _write(path, page)

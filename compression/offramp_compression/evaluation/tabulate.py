@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from offramp_compression.evaluation.bootstrap import Estimate
 from offramp_compression.evaluation.evaluation import Evaluation
+from offramp_compression.evaluation.load import remark
 
 HEADER = (
     "model",
@@ -44,6 +45,11 @@ def row(evaluation: Evaluation) -> tuple[str, ...]:
         "" if evaluation.flops is None else f"{evaluation.flops / 1e6:.1f}",
         *(milliseconds(timing.seconds) for timing in evaluation.timings),
     )
+
+
+def about_times(evaluations: Sequence[Evaluation]) -> str:
+    """What to know of the times before they are believed; empty if the machine had nothing else to do."""
+    return remark(min((timing.processor_share for each in evaluations for timing in each.timings), default=1.0))
 
 
 def percent(estimate: Estimate) -> str:

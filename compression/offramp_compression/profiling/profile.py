@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, record_function
 
+from offramp_compression.evaluation.load import ProcessorShare
 from offramp_compression.profiling.subject import MARK, Subject
 
 _TURN = "turn "
@@ -40,13 +41,17 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """``peak_bytes`` is the most that one batch holds beyond the weights, at once. ``trace`` is in Chrome's format."""
+    """``peak_bytes`` is the most that one batch holds beyond the weights, at once. ``trace`` is in Chrome's format.
+
+    ``processor_share`` is that of `evaluation.load.ProcessorShare`.
+    """
 
     layers: tuple[Layer, ...]
     batch_size: int
     peak_bytes: int
     device: str
     trace: Mapping[str, Any]
+    processor_share: float = 1.0
 
     def total(self, quantity: str) -> float:
         return float(sum(getattr(layer, quantity) for layer in self.layers))
@@ -72,7 +77,9 @@ def profile(subject: Subject, inputs: Sequence[Tensor], repeats: int = 10) -> Pr
         # The first pass may allocate and choose algorithms.
         sizes = subject.run(inputs)
     flops = subject.flops(inputs)
-    events, trace = _recorded(subject, inputs, repeats)
+    with ProcessorShare() as share:
+        recorded = _recorded(subject, inputs, repeats)
+    events, trace = _read(recorded)
     seconds = _own_seconds(events, repeats, inputs[0].is_cuda)
     layers = tuple(
         Layer(
@@ -81,23 +88,29 @@ def profile(subject: Subject, inputs: Sequence[Tensor], repeats: int = 10) -> Pr
         )
         for name, facts in subject.layers.items()
     )  # fmt: skip
-    return Profile(layers, len(inputs[0]), _peak_bytes(trace), str(inputs[0].device), trace)
+    return Profile(layers, len(inputs[0]), _peak_bytes(trace), str(inputs[0].device), trace, share.value)
 
 
-def _recorded(subject: Subject, inputs: Sequence[Tensor], repeats: int) -> tuple[Iterable[Any], dict[str, Any]]:
+def _recorded(subject: Subject, inputs: Sequence[Tensor], repeats: int) -> torch.profiler.profile:
     # The profiler's library announces every start and stop on stderr otherwise.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if inputs[0].is_cuda else [])
-    with torch.inference_mode(), torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+    profiler = torch.profiler.profile(activities=activities, profile_memory=True)
+    with torch.inference_mode(), profiler:
         for number in range(repeats):
             with record_function(f"{_TURN}{number}"):
                 subject.run(inputs)
+    return profiler
+
+
+def _read(profiler: torch.profiler.profile) -> tuple[Iterable[Any], dict[str, Any]]:
+    """What happened, as events and as a trace."""
     with tempfile.TemporaryDirectory() as folder:
         # The profiler can only write its trace to a file.
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
         trace: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return profiler.events() or [], trace
+    return profiler.events() or [], trace  # type: ignore[no-untyped-call]
 
 
 def _own_seconds(events: Iterable[Any], repeats: int, on_device: bool) -> dict[str, float]:
