@@ -208,6 +208,23 @@ def test_of_every_class_as_many_are_taken_as_it_has_and_at_least_one() -> None:
     assert np.array_equal(limited(labels, None, seed=0), np.arange(100))
 
 
+def test_a_network_that_has_learnt_nothing_is_written_with_a_warning_and_says_so_itself(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    asked = ("train", "tiny_cnn", "--data", data, "--out", out, "--test-part", "test", *QUICK)
+    assert offramp(*asked, "--learning-rate", "1e-9") == 0
+    error = capsys.readouterr().err
+    assert "offramp: warning: out.safetensors is right on" in error
+    assert "not shown to be better than guessing" in error
+    metrics = load(out).provenance.metrics
+    assert metrics["better_than_guessing"] == 0.0
+    assert metrics["majority_accuracy"] == pytest.approx(1 / 3)
+    assert offramp(*asked, "--epochs", "12", "--learning-rate", "0.05") == 0
+    assert capsys.readouterr().err == ""
+    assert load(out).provenance.metrics["better_than_guessing"] == 1.0
+
+
 def test_a_diverging_run_says_what_to_change(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from offramp_compression.evaluation.bootstrap import Bootstrap, Estimate
 from offramp_compression.evaluation.evaluation import Evaluation
 from offramp_compression.evaluation.latency import Timing
 from offramp_compression.evaluation.metrics import quality
-from offramp_compression.model_file import save
+from offramp_compression.model_file import load, save
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance
 from offramp_compression.recipes.data import RecipeData
@@ -104,6 +104,19 @@ def test_a_family_is_made_served_and_measured(recipe: Path, capsys: pytest.Captu
     ]  # fmt: skip
     assert report["evaluations"][0]["quality"]["examples"] == 40
     assert "agreement" in capsys.readouterr().out
+
+
+def test_a_log_gets_a_line_for_each_epoch_and_hears_of_what_has_learnt_nothing(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text(recipe.read_text().replace("learning_rate = 0.05", "learning_rate = 1e-9"))
+    assert run(recipe, "--no-evaluation") == 0
+    said = capsys.readouterr()
+    assert "teacher: epoch 1: loss" in said.out
+    assert "\r" not in said.out + said.err
+    assert "offramp: warning: step teacher is right on" in said.err
+    made = load(recipe.parent / "work" / "steps" / "teacher" / "network.safetensors")
+    assert made.provenance.metrics["better_than_guessing"] == 0.0
 
 
 def test_what_was_made_before_is_not_made_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

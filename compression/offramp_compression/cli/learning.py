@@ -16,13 +16,12 @@ from offramp_common.errors import ConfigurationError
 from offramp_common.tables import table
 from offramp_common.toml_schema import bind
 
-from offramp_compression.cli.options import open_data, say
+from offramp_compression.cli.options import open_data, say, warn
 
 if TYPE_CHECKING:
     from offramp_compression.data.batches import Augment
     from offramp_compression.data.dataset import Dataset
     from offramp_compression.network import Network
-    from offramp_compression.training.history import Epoch
     from offramp_compression.training.learn import Learnt, Watching
     from offramp_compression.training.settings import TrainingSettings
 
@@ -178,12 +177,14 @@ def vocabulary(options: argparse.Namespace) -> int | None:
 
 
 def watching(options: argparse.Namespace, name: str) -> Watching:
+    from offramp_compression.progress import line
+
     return {
         "checkpoint": checkpoint(options),
         "tensorboard": options.tensorboard,
         "progress": options.progress,
         "name": name,
-        "on_epoch": None if options.progress else lambda epoch: say(_line(epoch)),
+        "on_epoch": None if options.progress else lambda epoch: say(line(epoch)),
     }
 
 
@@ -206,17 +207,29 @@ def stoppable(options: argparse.Namespace) -> Iterator[None]:
 def write(learnt: Learnt, examples: Examples, options: argparse.Namespace) -> None:
     """Write the model file, with what was measured of it and the version it started from; then its checkpoint has
     served."""
-    from offramp_compression.evaluation.predict import accuracy
     from offramp_compression.model_file import save
 
-    network, metrics = learnt.network, {}
     settings = {"started_from": version} if (version := _served_version(options)) else {}
-    if options.test_part and examples.measured is not None:
-        metrics["test_accuracy"] = accuracy(network.module, examples.measured)
-    save(network.described(settings=settings, metrics=metrics), options.out)
+    metrics = {} if examples.measured is None else _judged(learnt, examples.measured, options)
+    save(learnt.network.described(settings=settings, metrics=metrics), options.out)
     checkpoint(options).unlink(missing_ok=True)
     if learnt.history.stopped_early:
         say(f"stopped early; the weights are those of epoch {learnt.history.best_epoch}")
+
+
+def _judged(learnt: Learnt, measured: Dataset, options: argparse.Namespace) -> dict[str, float]:
+    """Figures for the provenance, among them whether the network has learnt anything; if not, the user hears of it."""
+    from offramp_compression.evaluation.guessing import guessing
+    from offramp_compression.evaluation.predict import accuracy
+
+    validated = learnt.history.epochs[learnt.history.best_epoch - 1].figures.get("validation_accuracy")
+    if options.test_part:
+        validated = None
+    reached = accuracy(learnt.network.module, measured) if validated is None else validated
+    found = guessing(reached, measured.labels)
+    if not found.beaten:
+        warn(found.warning(options.out.name))
+    return {**({"test_accuracy": reached} if options.test_part else {}), **found.metrics()}
 
 
 def show(networks: Mapping[str, tuple[Network, Path | None]], examples: Examples) -> None:
@@ -252,11 +265,6 @@ def _served_version(options: argparse.Namespace) -> str:
 def _differ(found: tuple[str, ...], known: tuple[str, ...]) -> bool:
     """Whether these are other classes, and not the same ones in another order or under mere numbers."""
     return set(found) != set(known) and found != tuple(str(number) for number in range(len(known)))
-
-
-def _line(epoch: Epoch) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in epoch.figures.items())
-    return f"epoch {epoch.number}: {figures}"
 
 
 def _flag(name: str) -> str:

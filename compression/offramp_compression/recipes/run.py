@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offramp_common.errors import ConfigurationError
 
 from offramp_compression.errors import CompressionError, ModelError
+from offramp_compression.evaluation.guessing import guessing
 from offramp_compression.network import Network
 from offramp_compression.recipes import store
 from offramp_compression.recipes.data import RecipeData
 from offramp_compression.recipes.schema import Places, RecipeTable
 from offramp_compression.recipes.store import Store
-from offramp_compression.recipes.workshop import Product, Step, Workshop
+from offramp_compression.recipes.workshop import Made, Product, Step, Workshop
 
 
 class BudgetSpent(CompressionError):
@@ -36,8 +37,9 @@ def make(
     data: RecipeData,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Product]:
-    """What every step has made, by its name, in the recipe's order.
+    """What every step has made, by its name, in the recipe's order. ``warn`` hears of models that have learnt nothing.
 
     Raises BudgetSpent, and whatever a step raises; the work folder then holds what was made until then, and a step that
     can go on from where it was stopped does so next time.
@@ -57,9 +59,23 @@ def make(
         say(f"{step.name}: {step.kind}")
         begun = clock()
         workshop = Workshop(recipe.table, data, places.base, kept.folder(step, fingerprint), _networks(products), say)
-        made = step.make(workshop)
+        made = _judged(step, step.make(workshop), data, warn)
         products[step.name] = kept.keep(step, fingerprint, made, clock() - begun)
     return products
+
+
+def _judged(step: Step, made: Made, data: RecipeData, warn: Callable[[str], None]) -> Made:
+    """The same, with whether it is better than guessing in its provenance, where its step has measured it."""
+    network = made if isinstance(made, Network) else made.network
+    reached = network.provenance.metrics.get("validation_accuracy")
+    # What is loaded may have been measured elsewhere, on other examples.
+    if reached is None or step.kind == "load":
+        return made
+    found = guessing(reached, data.validation.labels)
+    if not found.beaten:
+        warn(found.warning(f"step {step.name}"))
+    described = network.described(metrics=found.metrics())
+    return described if isinstance(made, Network) else replace(made, network=described)
 
 
 def _require_budget(minutes: float, spent: float, step: Step) -> None:

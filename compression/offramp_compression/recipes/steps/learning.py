@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from offramp_common.toml_schema import between
@@ -10,9 +11,10 @@ from offramp_common.toml_schema import between
 from offramp_compression.data.augment import ImageAugment, trim_padding
 from offramp_compression.data.batches import Augment
 from offramp_compression.data.dataset import Dataset
+from offramp_compression.progress import line
 from offramp_compression.recipes.workshop import Workshop
 from offramp_compression.training.learn import Watching
-from offramp_compression.training.settings import TrainingSettings
+from offramp_compression.training.settings import TrainingSettings, UnseededTraining
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ def settings_for(training: TrainingSettings, workshop: Workshop) -> TrainingSett
 
 
 def watching(workshop: Workshop, name: str) -> Watching:
-    """A step's training goes on from its own checkpoint."""
+    """A step's training goes on from its own checkpoint. A log gets a line for each epoch, a terminal a bar."""
+    drawn = sys.stderr.isatty()
     return {
         "checkpoint": workshop.folder / "checkpoint.pt",
         "tensorboard": workshop.folder / "tensorboard",
-        "progress": True,
+        "progress": drawn,
         "name": name,
+        "on_epoch": None if drawn else lambda epoch: workshop.say(f"{name}: {line(epoch)}"),
     }
