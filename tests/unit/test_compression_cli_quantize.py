@@ -11,8 +11,9 @@ from offramp_compression.data.dataset import Dataset
 from offramp_compression.data.sample import two_samples
 from offramp_compression.errors import DataError
 from offramp_server.cli.main import main
+from offramp_server.preprocess.settings import ImagePreprocess
 from offramp_server.repository.reader import read_model
-from quantization_fakes import CLASS_NAMES, bands, trained
+from quantization_fakes import CLASS_NAMES, SIDE, bands, trained
 
 # Seconds of CPU, minutes on a machine that others keep busy.
 pytestmark = pytest.mark.timeout(540)
@@ -54,6 +55,23 @@ def test_a_model_file_becomes_an_int8_version_and_the_command_says_what_was_lost
     assert spec.metadata["provenance.settings.reduce_range"] == "True"
     assert spec.metadata["provenance.settings.in_float"] == "head"
     assert float(spec.metadata["provenance.metrics.accuracy"]) > 0.9
+
+
+@pytest.mark.parametrize(("channels", "to"), [(1, "onnx"), (3, "onnx"), (3, "pt2")])
+def test_an_int8_model_of_pictures_takes_their_files_at_the_server(
+    channels: int, to: str, tmp_path: Path, repository: Path
+) -> None:
+    model_file.save(trained(channels), tmp_path / "net.safetensors")
+    data = bands(150, channels)
+    np.savez(tmp_path / "train.npz", x=data.inputs[0], labels=data.labels, class_names=np.array(CLASS_NAMES))
+    assert main([
+        "quantize", str(tmp_path / "net.safetensors"), "--data", str(tmp_path / "train.npz"), "--threads", "1",
+        "--repository", str(repository), "--name", "net", "--to", to,
+    ]) == 0  # fmt: skip
+    (spec,) = read_model(repository, "net")
+    assert [each.datatype for each in spec.public_inputs] == ["BYTES"]
+    assert isinstance(spec.preprocess, ImagePreprocess)
+    assert (spec.preprocess.channels, spec.preprocess.height, spec.preprocess.width) == (channels, SIDE, SIDE)
 
 
 def test_the_sensitivity_can_be_seen_without_writing_anything(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
