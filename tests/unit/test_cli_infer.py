@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class TestArrays:
             read(model("x INT64[-1,2]"), saved(tmp_path / "x.npy", np.array([[0.5, 1]])))
 
     def test_a_file_that_is_not_there_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"none\.npy: No such file or directory"):
+        with pytest.raises(UsageError, match=r"none\.npy: there is no such file"):
             read(model("x FP32[-1,2]"), tmp_path / "none.npy")
 
 
@@ -130,6 +131,20 @@ class TestTextAndBytes:
     def test_a_text_file_is_one_element_without_its_last_line_break(self, tmp_path: Path) -> None:
         request = read(model("text BYTES[-1,1]"), write(tmp_path / "review.txt", "good\nbad\n"))
         assert request.inputs["text"].numpy().tolist() == [[b"good\nbad"]]
+
+    def test_a_text_that_is_typed_in_place_of_a_file_brings_the_way_to_send_it(self) -> None:
+        declared = replace(model("text BYTES[-1,1]"), preprocess="text")
+        with pytest.raises(UsageError, match=r"great film: .*echo 'some text' \| offramp infer m /dev/stdin"):
+            read(declared, Path("great film"))
+
+    def test_a_text_for_a_model_of_tokens_brings_what_the_model_lacks(self, tmp_path: Path) -> None:
+        both = model("input_ids INT64[-1,-1]", "attention_mask INT64[-1,-1]")
+        for declared in (both, model("input_ids INT64[-1,-1]")):
+            with pytest.raises(UsageError, match=r"as offramp export --tokenizer writes it"):
+                read(declared, write(tmp_path / "review.txt", "great film"))
+        with pytest.raises(UsageError) as caught:
+            read(model("x FP32[-1,2]"), tmp_path / "review.txt")
+        assert "tokenizer" not in str(caught.value)
 
     def test_the_model_may_have_scalars_for_items(self, tmp_path: Path) -> None:
         request = read(model("text BYTES[-1]"), write(tmp_path / "review", "good"))

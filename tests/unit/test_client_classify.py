@@ -193,7 +193,9 @@ def test_an_output_may_be_chosen() -> None:
 
 def test_outputs_that_nothing_is_known_of_are_not_guessed_at() -> None:
     wire = Wire(config(outputs=["a", "b"], parameters={"preprocess": "text"}))
-    with pytest.raises(InvalidArgument, match="has several outputs; say which are the classes: a, b"):
+    with pytest.raises(
+        InvalidArgument, match='has several outputs; say which holds the classes: output="a" or output="b"'
+    ):
         wire.classify(text="x")
 
 

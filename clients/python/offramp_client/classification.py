@@ -214,7 +214,8 @@ def _output(config: ModelConfig, wanted: str | None) -> str:
             return _PREFERRED_OUTPUT
         if len(candidates) == 1:
             return candidates[0]
-    raise InvalidArgument(f'model "{config.name}" has several outputs; say which are the classes: {", ".join(names)}')
+    choices = " or ".join(f'output="{name}"' for name in names)
+    raise InvalidArgument(f'model "{config.name}" has several outputs; say which holds the classes: {choices}')
 
 
 def _tensor(front: Front, elements: Sequence[bytes]) -> Tensor:

@@ -50,6 +50,7 @@ def read_request(files: Sequence[NamedFile], model: Declared) -> Request:
 
 
 def _add_file(request: Request, file: NamedFile, model: Declared) -> None:
+    _require_file(file.path, model)
     suffix = file.path.suffix.lower()
     document = _parse_json(file.path) if suffix == ".json" else None
     if not file.name and isinstance(document, dict) and "inputs" in document:
@@ -69,7 +70,26 @@ def _add_file(request: Request, file: NamedFile, model: Declared) -> None:
     else:
         raise UsageError(
             f"{file.path}: expected .json, .npy or a picture for input {info}; other files are text, for BYTES inputs"
+            f"{_of_tokens(model)}"
         )
+
+
+def _require_file(path: Path, model: Declared) -> None:
+    if path.exists():
+        return
+    hint = ""
+    if model.preprocess == "text":
+        hint = f"; model {model.name} takes text from a file: echo 'some text' | offramp infer {model.name} /dev/stdin"
+    raise UsageError(f"{path}: there is no such file{hint}")
+
+
+def _of_tokens(model: Declared) -> str:
+    """How a model of tokens becomes one of texts."""
+    if any(info.datatype != "INT64" for info in model.inputs.values()):
+        return ""
+    return (
+        "; a model of tokens takes text once its model.toml has [preprocess], as offramp export --tokenizer writes it"
+    )
 
 
 def _add_document(request: Request, document: Mapping[str, Any], path: Path, model: Declared) -> None:
@@ -133,7 +153,10 @@ def _input(name: str, model: Declared, path: Path) -> TensorInfo:
     if not name and len(model.inputs) == 1:
         return next(iter(model.inputs.values()))
     if not name:
-        raise UsageError(f"{path}: which input is it for? Use --input NAME=FILE; the model takes {_signature(model)}")
+        raise UsageError(
+            f"{path}: which input is it for? Use --input NAME=FILE; the model takes {_signature(model)}"
+            f"{_of_tokens(model)}"
+        )
     if name not in model.inputs:
         raise UsageError(f'{path}: the model has no input "{name}"; it takes {_signature(model)}')
     return model.inputs[name]
