@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -29,6 +29,14 @@ def write_program(program: ExportedProgram, names: Names, format: Format, path: 
         torch.export.save(program, path)
     else:
         write_onnx(program, names, path)
+
+
+def torch_of(format: Format) -> Mapping[str, str]:
+    """The version of torch that a file of this format is meant for; empty where it does not matter.
+
+    A .pt2 is torch's own, and another version need not read it.
+    """
+    return {"torch": torch.__version__.partition("+")[0]} if format == "pt2" else {}
 
 
 def write_onnx(program: ExportedProgram, names: Names, path: Path) -> None:

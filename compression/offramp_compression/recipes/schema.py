@@ -88,7 +88,10 @@ class StepTable:
     serve: tuple[FileFormat, ...] = ()
     # Its name there; left out: RECIPE-STEP. Where there are several formats, all but the first add theirs to it.
     serve_as: str = ""
-    max_batch_size: Annotated[int, between(1, 65536)] = 16
+    # Left out: what its model.toml says already, or 16.
+    max_batch_size: Annotated[int, between(1, 65536)] | None = None
+    # Keep the network beside what is served, so that it can be fine-tuned from there; it takes as much room again.
+    keep_network: bool = True
     require: Requirement = field(default_factory=Requirement)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from torch import Tensor
 from offramp_compression.data.dataset import tensors
 from offramp_compression.exits.network import MultiExit
 from offramp_compression.exits.segments import export_segments
+from offramp_compression.export.formats import torch_of
 from offramp_compression.export.parity import INT8
 from offramp_compression.export.preparing import preparing
 from offramp_compression.export.program import text_lengths
@@ -23,6 +26,7 @@ from offramp_compression.network import Network
 from offramp_compression.quantization.quantize import REFERENCE
 from offramp_compression.recipes.data import RecipeData
 from offramp_compression.recipes.run import Recipe
+from offramp_compression.recipes.schema import FileFormat
 from offramp_compression.recipes.workshop import Artefact, Product
 from offramp_compression.weight_sharing import expanded
 
@@ -48,14 +52,32 @@ def publish_family(
     served = []
     for product in products.values():
         for name, format in product.step.served(recipe.table.name):
-            if _is_there(repository / name, product.fingerprint):
+            target = _target(repository, name, format, product)
+            fingerprint = _fingerprint(target, product)
+            if _is_there(repository / name, fingerprint):
                 say(f"{name}: in {repository} already")
             else:
-                target = Target(repository, name, format, max_batch_size=product.step.max_batch_size)
-                for exported in _publish(product, target, data):
+                for exported in _publish(product, target, data, fingerprint):
                     say(f"{exported.file}: {exported.parity}")
             served.append(Served(name, product.step.name, repository / name))
     return served
+
+
+def _target(repository: Path, name: str, format: FileFormat, product: Product) -> Target:
+    step = product.step
+    return Target(repository, name, format, max_batch_size=step.max_batch_size, keep_network=step.keep_network)
+
+
+def _fingerprint(target: Target, product: Product) -> str:
+    """Of what is served and how. Not of what model.toml says: that is the operator's."""
+    facts = {
+        "product": product.fingerprint,
+        "format": target.format,
+        "max_batch_size": target.max_batch_size,
+        "keep_network": target.keep_network,
+        **torch_of(target.format),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _is_there(folder: Path, fingerprint: str) -> bool:
@@ -64,10 +86,10 @@ def _is_there(folder: Path, fingerprint: str) -> bool:
     return bool(settings.get("metadata", {}).get(f"provenance.settings.{_FINGERPRINT}") == fingerprint)
 
 
-def _publish(product: Product, target: Target, data: RecipeData) -> list[Exported]:
+def _publish(product: Product, target: Target, data: RecipeData, fingerprint: str) -> list[Exported]:
     examples = data.validation
     inputs = tensors(examples, np.arange(min(_PARITY_EXAMPLES, len(examples))))
-    mark = {_FINGERPRINT: product.fingerprint}
+    mark = {_FINGERPRINT: fingerprint}
     if isinstance(product.made, Artefact):
         return [_publish_artefact(product.made, product.made.network.described(settings=mark), inputs, target, data)]
     network = product.made.described(settings=mark)

@@ -97,7 +97,7 @@ def fingerprint(step: Step, recipe: RecipeTable, data: RecipeData, parents: Iter
     Raises ModelError if a file that the step reads is not there.
     """
     state = hashlib.sha256()
-    facts = {
+    facts: dict[str, Any] = {
         "step": {key: value for key, value in _said(step).items() if key not in _NOT_MADE_OF},
         "seed": recipe.seed,
         "data": data.digest,
@@ -105,6 +105,8 @@ def fingerprint(step: Step, recipe: RecipeTable, data: RecipeData, parents: Iter
         "parents": list(parents),
         "offramp": version("offramp"),
     }
+    if step.bound_to():
+        facts["bound_to"] = step.bound_to()
     state.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for path in step.inputs(base):
         state.update(_content(path, step))
@@ -119,7 +121,7 @@ def _content(path: Path, step: Step) -> bytes:
 
 
 # What only says how the result is served or judged.
-_NOT_MADE_OF = ("serve", "serve_as", "require", "max_batch_size")
+_NOT_MADE_OF = ("serve", "serve_as", "require", "max_batch_size", "keep_network")
 
 
 def _said(table: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -69,6 +69,10 @@ class Step(StepTable, ABC):
     def inputs(self, base: Path) -> tuple[Path, ...]:
         """The files it reads besides the data: if one of them changes, it is made again."""
         return ()
+
+    def bound_to(self) -> Mapping[str, str]:
+        """The packages, and their versions, that have to be as they are for what it makes to be read."""
+        return {}
 
     def problem(self) -> str:
         """What is wrong with its fields, beyond their types, as the end of a sentence; empty if nothing is."""

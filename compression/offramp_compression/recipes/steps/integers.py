@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from offramp_common.toml_schema import between
 
 from offramp_compression.data.batches import Batches
 from offramp_compression.data.dataset import tensors
+from offramp_compression.export.formats import torch_of
 from offramp_compression.export.program import VariableDimensions, text_lengths
 from offramp_compression.network import Network
 from offramp_compression.quantization.layers import Int8Model, Quantizer
@@ -36,6 +38,9 @@ class QuantizeStep(Step):
     # Fine-tune with rounding first; left out: quantise the network as it is.
     training: TrainingSettings | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def bound_to(self) -> Mapping[str, str]:
+        return torch_of(self.format)
 
     def problem(self) -> str:
         if not self.of:
