@@ -23,7 +23,9 @@ from offramp_compression.recipes.data import RecipeData
 from offramp_compression.recipes.judge import verdicts_on
 from offramp_compression.recipes.read import read_recipe
 from offramp_compression.recipes.run import BudgetSpent, chosen, default_places, make
-from offramp_compression.recipes.schema import DataTable, Requirement
+from offramp_compression.recipes.schema import DataTable, RecipeTable, Requirement
+from offramp_compression.recipes.steps.learning import StepTraining, settings_for
+from offramp_compression.recipes.workshop import Workshop
 from offramp_server.cli.main import main
 
 TEACHER = """
@@ -158,6 +160,48 @@ def test_how_a_model_is_served_or_judged_does_not_change_what_it_is(
     run(recipe, "--no-evaluation")
     assert "student: made before" in capsys.readouterr().out
     assert (recipe.parent / "work" / "repository" / "small" / "1" / "model.pt2").is_file()
+
+
+def test_other_settings_of_serving_make_the_next_version_and_those_of_the_operator_stay(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(recipe, "--no-evaluation", "--only", "teacher")
+    model = recipe.parent / "work" / "repository" / "family-teacher"
+    toml = model / "model.toml"
+    toml.write_text(toml.read_text().replace("max_batch_size = 16", "max_batch_size = 4"))
+    run(recipe, "--no-evaluation", "--only", "teacher")
+    assert not (model / "2").exists()
+    recipe.write_text(recipe.read_text().replace('serve = ["pt2"]', 'serve = ["pt2"]\nkeep_network = false'))
+    capsys.readouterr()
+    run(recipe, "--no-evaluation", "--only", "teacher")
+    assert "teacher: made before" in capsys.readouterr().out
+    assert [path.name for path in (model / "2").iterdir()] == ["model.pt2"]
+    assert "max_batch_size = 4\n" in toml.read_text()
+    recipe.write_text(recipe.read_text().replace("keep_network = false", "max_batch_size = 32"))
+    run(recipe, "--no-evaluation", "--only", "teacher")
+    assert {path.name for path in (model / "3").iterdir()} == {"model.pt2", "network.safetensors"}
+    assert "max_batch_size = 32\n" in toml.read_text()
+
+
+def test_a_family_begins_with_what_is_served(recipe: Path) -> None:
+    run(recipe, "--no-evaluation", "--only", "teacher")
+    step = '[[steps]]\nname = "served"\nkind = "load"\nweights = "work/repository/family-teacher"\n'
+    tune = '[[steps]]\nname = "tuned"\nkind = "fine-tune"\nof = "served"\ntraining = { epochs = 1, batch_size = 20 }\n'
+    second = recipe.with_name("second.toml")
+    second.write_text(HEAD.replace("family", "second") + step + tune)
+    assert main(["make", str(second), "--work", str(recipe.parent / "second"), "--no-evaluation"]) == 0
+    steps = recipe.parent / "second" / "steps"
+    served, tuned = (load(steps / name / "network.safetensors") for name in ("served", "tuned"))
+    assert served.provenance.settings["started_from"] == "family-teacher/1"
+    assert tuned.provenance.parents == (served.digest(),)
+
+
+@pytest.mark.parametrize(("written", "seed"), [(None, 7), (0, 0), (3, 3)])
+def test_a_step_has_the_seed_of_the_recipe_unless_it_has_its_own(written: int | None, seed: int) -> None:
+    recipe = RecipeTable("family", seed=7)
+    networks: dict[str, Network] = {}
+    workshop = Workshop(recipe, RecipeData(recipe.data, Path(), 7), Path(), Path(), networks.__getitem__, print)
+    assert settings_for(StepTraining(seed=written), workshop).seed == seed
 
 
 def test_other_data_make_everything_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

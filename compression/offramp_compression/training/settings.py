@@ -15,7 +15,9 @@ _POSITIVE = Rule("a number above 0", lambda value: value > 0)
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSettings:
+class UnseededTraining:
+    """All but the seed."""
+
     epochs: Annotated[int, between(1)] = 10
     batch_size: Annotated[int, between(1)] = 128
     # The highest rate that the schedule reaches.
@@ -28,7 +30,6 @@ class TrainingSettings:
     schedule: Schedule = "one_cycle"
     # The share of the steps during which the rate rises.
     warmup: Annotated[float, between(0, 0.9)] = 0.1
-    seed: Annotated[int, between(0)] = 0
     # Stop after so many epochs in which the accuracy on the validation set did not rise, and keep the weights of the
     # best epoch. 0: train to the end, and keep the last weights.
     patience: Annotated[int, between(0)] = 0
@@ -44,6 +45,11 @@ class TrainingSettings:
     threads: Annotated[int, between(0)] = 0
     # In steps; there is also a checkpoint after every epoch.
     checkpoint_every: Annotated[int, between(1)] = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings(UnseededTraining):
+    seed: Annotated[int, between(0)] = 0
 
     def identity(self) -> dict[str, Any]:
         """What a run must have in common with a checkpoint to go on from it."""

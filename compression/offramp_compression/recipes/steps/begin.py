@@ -20,11 +20,10 @@ from offramp_compression.network_source import network_file, open_network, versi
 from offramp_compression.new_network import new_network
 from offramp_compression.pretrained import load_published
 from offramp_compression.provenance import Provenance, installed_versions
-from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
+from offramp_compression.recipes.steps.learning import Augmentation, StepTraining, settings_for, watching
 from offramp_compression.recipes.workshop import Step, Workshop
 from offramp_compression.training.learn import learn
 from offramp_compression.training.objective import Supervised
-from offramp_compression.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +63,7 @@ class TrainStep(Step):
     # What is trained: "all", "head", or "top:N" for that and the last N blocks.
     train: str = "all"
     label_smoothing: float = 0.0
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: StepTraining = field(default_factory=StepTraining)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def make(self, workshop: Workshop) -> Network:

@@ -8,9 +8,8 @@ from typing import Literal
 from offramp_compression.exits.learn import ExitSettings, learn_exits
 from offramp_compression.exits.measure import measure_exits
 from offramp_compression.network import Network
-from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
+from offramp_compression.recipes.steps.learning import Augmentation, StepTraining, settings_for, watching
 from offramp_compression.recipes.workshop import Step, Workshop
-from offramp_compression.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +18,7 @@ class ExitsStep(Step):
 
     kind: Literal["exits"]
     exits: ExitSettings
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: StepTraining = field(default_factory=StepTraining)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def problem(self) -> str:

@@ -19,10 +19,9 @@ from offramp_compression.quantization.quantize import chosen_layers, open_quanti
 from offramp_compression.quantization.sensitivity import Judge, choose_float_layers, most_sensitive_first, scan
 from offramp_compression.quantization.settings import QuantizationSettings
 from offramp_compression.recipes.schema import FileFormat
-from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
+from offramp_compression.recipes.steps.learning import Augmentation, StepTraining, settings_for, watching
 from offramp_compression.recipes.workshop import Artefact, Step, Workshop
 from offramp_compression.training.objective import Supervised
-from offramp_compression.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class QuantizeStep(Step):
     # examples; left out: quantise every layer that can be.
     max_points_lost: Annotated[float, between(0)] | None = None
     # Fine-tune with rounding first; left out: quantise the network as it is.
-    training: TrainingSettings | None = None
+    training: StepTraining | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def bound_to(self) -> Mapping[str, str]:
@@ -75,7 +74,7 @@ class QuantizeStep(Step):
         return model
 
     def _fine_tuned(
-        self, network: Network, training: TrainingSettings, variable: VariableDimensions, workshop: Workshop
+        self, network: Network, training: StepTraining, variable: VariableDimensions, workshop: Workshop
     ) -> Network:
         settings = settings_for(training, workshop)
         data = workshop.data

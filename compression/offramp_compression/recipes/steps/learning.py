@@ -36,12 +36,20 @@ class Augmentation:
         return ImageAugment(self.flip, self.shift, self.erase_probability, self.erase_side)
 
 
-def settings_for(training: TrainingSettings, workshop: Workshop) -> TrainingSettings:
+@dataclass(frozen=True, slots=True)
+class StepTraining(UnseededTraining):
+    """`training` of a step."""
+
+    # Left out: the recipe's.
+    seed: Annotated[int, between(0)] | None = None
+
+
+def settings_for(training: StepTraining, workshop: Workshop) -> TrainingSettings:
     """The recipe's seed, device and threads where the step has none of its own."""
     recipe = workshop.recipe
+    settings = TrainingSettings(**{**asdict(training), "seed": recipe.seed if training.seed is None else training.seed})
     return replace(
-        training,
-        seed=training.seed or recipe.seed,
+        settings,
         device=recipe.device if training.device == "cpu" else training.device,
         threads=training.threads or recipe.threads,
     )

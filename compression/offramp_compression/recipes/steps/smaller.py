@@ -12,10 +12,9 @@ from offramp_compression.factorization.factorize import Factorization, factorize
 from offramp_compression.network import Network
 from offramp_compression.pruning.masks import Masks, prune_weights
 from offramp_compression.pruning.plan import ChannelPruning, prune_channels
-from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
+from offramp_compression.recipes.steps.learning import Augmentation, StepTraining, settings_for, watching
 from offramp_compression.recipes.workshop import Step, Workshop
 from offramp_compression.recovery import recover
-from offramp_compression.training.settings import TrainingSettings
 from offramp_compression.weight_sharing import WeightSharing, share_weights
 
 
@@ -24,7 +23,7 @@ class ShrinkingStep(Step):
     """A step that loses something first and learns from the network that it was afterwards."""
 
     # How it recovers; left out: it does not.
-    training: TrainingSettings | None = None
+    training: StepTraining | None = None
     # What it learns from the network that it was.
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     # Learn from the labels alone.

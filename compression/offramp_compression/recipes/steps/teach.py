@@ -12,9 +12,8 @@ from offramp_compression.distillation.settings import DistillationSettings
 from offramp_compression.finetune import fine_tune
 from offramp_compression.network import Network
 from offramp_compression.new_network import new_network
-from offramp_compression.recipes.steps.learning import Augmentation, settings_for, watching
+from offramp_compression.recipes.steps.learning import Augmentation, StepTraining, settings_for, watching
 from offramp_compression.recipes.workshop import Step, Workshop
-from offramp_compression.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +25,7 @@ class DistillStep(Step):
     architecture: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: StepTraining = field(default_factory=StepTraining)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def parents(self) -> tuple[str, ...]:
@@ -65,7 +64,7 @@ class FineTuneStep(Step):
     # The classifier's module; left out: found.
     head: str = ""
     label_smoothing: float = 0.0
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    training: StepTraining = field(default_factory=StepTraining)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def problem(self) -> str:
