@@ -81,5 +81,8 @@ def mean_and_spread(pictures: NDArray[Any]) -> tuple[NDArray[np.float64], NDArra
 
 def _mean(pictures: NDArray[Any], of: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
     chunks = (pictures[start : start + _CHUNK].astype(np.float64) for start in range(0, len(pictures), _CHUNK))
-    total = sum((of(chunk).sum((0, 2, 3)) for chunk in chunks), np.zeros(pictures.shape[1]))
-    return total / (pictures.size / pictures.shape[1])
+    total = np.zeros(pictures.shape[1])
+    for chunk in chunks:
+        total += of(chunk).sum((0, 2, 3))
+    total /= pictures.size / pictures.shape[1]
+    return total

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from data_sets import images
+from numpy.typing import NDArray
 from offramp_compression.new_network import mean_and_spread, new_network
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_mean_and_spread_are_those_of_all_pixels_of_a_channel(dtype: type) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (600, 3, 5, 4)).astype(dtype)
+    pictures: NDArray[Any] = np.random.default_rng(0).integers(0, 256, (600, 3, 5, 4)).astype(dtype)
     mean, spread = mean_and_spread(pictures)
     np.testing.assert_allclose(mean, pictures.mean((0, 2, 3), dtype=np.float64), rtol=1e-12)
     np.testing.assert_allclose(spread, pictures.std((0, 2, 3), dtype=np.float64), rtol=1e-12)
