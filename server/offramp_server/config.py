@@ -48,6 +48,8 @@ class LimitSettings:
     max_in_flight: _Count = 1024
     # Requests of one ModelStreamInfer call that may be in flight at once; the stream is read no further until one ends.
     max_stream_in_flight: _Count = 32
+    # Audits and shadow copies that may wait or compute at once; further ones are dropped and counted.
+    max_follow_ups: _Count = 256
     # Input tensors of one request.
     max_tensors: _Count = 64
     # Characters of a model, tensor or parameter name.

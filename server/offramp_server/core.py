@@ -11,12 +11,15 @@ from pathlib import Path
 from offramp_server.config import Settings, WorkerSettings
 from offramp_server.cores import usable_cores
 from offramp_server.errors import ConfigurationError, Unavailable
+from offramp_server.model_runner import ModelRunner
 from offramp_server.preparation import Preparation
 from offramp_server.preprocess.pool import PreprocessPool
 from offramp_server.repository import reader
 from offramp_server.repository.catalog import Catalog
 from offramp_server.repository.registry import ModelRegistry
-from offramp_server.repository.routes import RouteTable
+from offramp_server.routing.follow_ups import FollowUps
+from offramp_server.routing.follower import Follower
+from offramp_server.routing.table import RouteTable
 from offramp_server.scheduling.admission import Admission
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.serving import Serving
@@ -40,6 +43,7 @@ class Core:
     admission: Admission
     backend: Backend
     preprocessing: PreprocessPool
+    follow_ups: FollowUps
 
     async def load(self) -> None:
         """Load the repository, then take requests."""
@@ -58,6 +62,7 @@ class Core:
         self.serving.live = self.serving.ready = False
         # Without a drain there may be requests left, which no worker would answer any more.
         self.backend.fail_all(Unavailable("the server is shutting down"))
+        await self.follow_ups.close()
         await self.preprocessing.close()
         await self.models.close()
         await self.backend.close()
@@ -76,9 +81,12 @@ def build_core(repository: Path, settings: Settings) -> Core:
     admission = Admission(settings.limits.max_in_flight)
     preprocessing = PreprocessPool(settings.preprocess.threads or max(1, usable_cores() // 2))
     preparation = Preparation(preprocessing, request_limits(settings))
-    serving = Serving(models, routes, catalog, admission, preparation, stats)
-    models.before_ready = serving.try_out
-    return Core(settings, serving, models, catalog, admission, backend, preprocessing)
+    runner = ModelRunner(preparation)
+    models.before_ready = runner.try_out
+    follow_ups = FollowUps(settings.limits.max_follow_ups, lambda route, seen: None, stats)
+    follower = Follower(routes, runner, follow_ups, lambda route, seen: None, stats)
+    serving = Serving(models, routes, catalog, admission, runner, follower, stats)
+    return Core(settings, serving, models, catalog, admission, backend, preprocessing, follow_ups)
 
 
 def request_limits(settings: Settings) -> Limits:

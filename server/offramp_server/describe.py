@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from offramp_adapters.routes.strategy import Strategy
-
 from offramp_server.endpoints import EndpointInfo
 from offramp_server.model_spec import ModelSpec
+from offramp_server.routing.binding import BoundModel, BoundRoute
 from offramp_server.workers.backend import LoadedModel
 
+# What clients may send besides the declared inputs, for those that ask the configuration.
+_ENDS = ("preprocess", "tensor_inputs", "zero_shot")
 PLATFORMS = {"pt2": "pytorch_exported_program", "onnx": "onnx_onnxv1"}
 
 
@@ -42,28 +43,36 @@ def model(loaded: LoadedModel, versions: Sequence[str]) -> EndpointInfo:
     )
 
 
-def route(name: str, strategy: Strategy, first: LoadedModel, version: str) -> EndpointInfo:
-    """A route takes and answers what its first model does."""
-    spec = first.spec
+def route(bound: BoundRoute, version: str) -> EndpointInfo:
+    """A route takes what one of its targets does, and answers as one of them does."""
+    face = bound.strategy.face
+    takes, gives = _target(bound.below[face.takes], version), _target(bound.below[face.gives], version)
+    outputs = {output.name: output for output in gives.outputs}
     return EndpointInfo(
-        name=name,
+        name=bound.name,
         versions=(version,),
-        platform=f"offramp_route_{strategy.kind}",
+        platform=f"offramp_route_{bound.strategy.kind}",
         backend="offramp",
-        max_batch_size=spec.max_batch_size,
-        inputs=spec.public_inputs,
-        outputs=spec.public_outputs,
-        device=first.report.engine.device,
-        instances=spec.engine.instances,
-        max_queue_items=spec.batching.max_queue_items,
-        default_timeout=spec.batching.default_timeout,
-        parameters=_ends(spec),
-        composing=tuple(model.name for model in strategy.models),
+        max_batch_size=face.max_batch_size,
+        inputs=takes.inputs,
+        outputs=tuple(outputs[name] for name in face.outputs),
+        device=takes.device,
+        instances=takes.instances,
+        max_queue_items=takes.max_queue_items,
+        default_timeout=takes.default_timeout,
+        parameters={key: takes.parameters[key] for key in _ENDS if key in takes.parameters},
+        composing=tuple(dict.fromkeys(target.name for target in bound.strategy.targets)),
     )
 
 
+def _target(target: BoundModel | BoundRoute, version: str) -> EndpointInfo:
+    if isinstance(target, BoundRoute):
+        return route(target, version)
+    assert target.model is not None
+    return model(target.model, ())
+
+
 def _ends(spec: ModelSpec) -> dict[str, str]:
-    """What clients may send besides the declared inputs, for those that ask the configuration."""
     found = {}
     if spec.preprocess is not None:
         found["preprocess"] = spec.preprocess.kind

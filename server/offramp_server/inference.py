@@ -27,6 +27,12 @@ class InferRequest:
     priority: int = 0
     # On the event loop's clock (seconds); None: no limit.
     deadline: float | None = None
+    # Monotonic nanoseconds; what it waits behind and what waits behind it go by this, at every stage.
+    arrived_ns: int = 0
+    # Stages that it has behind it.
+    depth: int = 0
+    # Nobody waits for it.
+    background: bool = False
 
 
 @dataclass(slots=True)
@@ -40,3 +46,9 @@ class InferResponse:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     # By output, where the request decided what its positions mean; otherwise the endpoint's labels hold.
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def wanted(outputs: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+    """Those of `outputs` with these names, in their order; each is there."""
+    by_name = {tensor.name: tensor for tensor in outputs}
+    return [by_name[name] for name in names]

@@ -65,7 +65,7 @@ def validate(
     """
     tensors = _in_spec_order(request.inputs, inputs)
     if request.outputs:
-        check_requested(request.outputs, outputs)
+        check_requested(request.outputs, [spec.name for spec in outputs])
     batched = max_batch_size > 0
     items = _items(tensors, inputs, min(max_batch_size, limits.max_batch_items)) if batched else 1
     symbols: _Symbols = {}
@@ -100,9 +100,8 @@ def _in_spec_order(tensors: Sequence[Tensor], specs: tuple[TensorSpec, ...]) -> 
     return [by_name[spec.name] for spec in specs]
 
 
-def check_requested(names: Sequence[str], outputs: tuple[TensorSpec, ...]) -> None:
+def check_requested(names: Sequence[str], known: Sequence[str]) -> None:
     """Raises InvalidRequest for a wanted output that does not exist, or is wanted twice."""
-    known = {spec.name for spec in outputs}
     for name in names:
         if name not in known:
             raise InvalidRequest(f"the model has no output {quoted(name)}{did_you_mean(name, known)}")

@@ -94,7 +94,7 @@ async def test_a_route_whose_model_is_gone_says_so(repository: Path) -> None:
     (repository / "stable" / "route.toml").write_text('kind = "single"\nmodel = "add_sub"\n')
     async with serve_in_process(repository) as serving:
         await serving.unload("add_sub")
-        with pytest.raises(NotFound, match="add_sub"):
+        with pytest.raises(Unavailable, match="add_sub"):
             await serving.infer(request("stable"))
         assert not serving.route("stable").ready
         assert not serving.model_ready("stable")
@@ -164,7 +164,7 @@ async def test_more_requests_than_the_limit_are_refused_at_once_and_counted(repo
         outcomes = await asyncio.gather(*(serving.infer(request(name)) for name in names), return_exceptions=True)
         assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 7
         assert serving.stats.models["spin", "1"].failures == {"resource_exhausted": 5}
-        assert serving.stats.route_requests == {("stable", "resource_exhausted"): 1}
+        assert serving.stats.route("stable").requests == {"resource_exhausted": 1}
 
 
 async def test_after_the_block_nothing_is_answered_any_more(repository: Path) -> None:

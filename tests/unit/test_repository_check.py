@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from model_files import export_add_sub, write_linear_onnx, write_sequence_onnx
-from offramp_adapters.routes.strategy import ModelRef
+from offramp_adapters.routes.plan import Target
 from offramp_server.errors import ConfigurationError, NotFound
 from offramp_server.repository.check import check
 from offramp_server.repository.reader import is_route, read_route
@@ -29,26 +29,20 @@ def test_a_route_names_its_model_and_perhaps_a_version(tmp_path: Path) -> None:
     write_route(tmp_path, "r", 'kind = "single"\nmodel = "m"')
     assert is_route(tmp_path / "r")
     assert read_route(tmp_path, "r").kind == "single"
-    assert read_route(tmp_path, "r").models == (ModelRef("m"),)
+    assert read_route(tmp_path, "r").targets == (Target("m"),)
 
     write_route(tmp_path, "r", 'kind = "single"\nmodel = "m"\nversion = 3')
-    assert read_route(tmp_path, "r").models == (ModelRef("m", "3"),)
-
-
-@pytest.mark.parametrize("kind", ["ensemble", "early_exit", "split"])
-def test_kinds_of_later_versions_are_recognised(kind: str, tmp_path: Path) -> None:
-    sentence = refusal(tmp_path, f'kind = "{kind}"\nstages = ["a", "b"]')
-    assert f'route.toml: kind = "{kind}" is not available yet; this version serves "single"' in sentence
+    assert read_route(tmp_path, "r").targets == (Target("m", "3"),)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ('kind = "single"', '"model" is missing; expected the name of a model'),
-        ('model = "m"', '"kind" is missing; expected "single"'),
-        ('kind = "best"\nmodel = "m"', 'kind: expected "single", got "best"'),
+        ('model = "m"', '"kind" is missing; expected one of "single"'),
+        ('kind = "best"\nmodel = "m"', 'kind: expected one of "single"'),
         ('kind = "single"\nmodle = "m"', 'unknown key "modle"; did you mean "model"?'),
-        ('kind = "single"\nmodel = "../m"', 'model: expected the name of a model, got "../m"'),
+        ('kind = "single"\nmodel = "../m"', 'model: expected the name of a model or a route, got "../m"'),
         ('kind = "single"\nmodel = "m"\nversion = "1"', 'version: expected a number of at least 1, got "1"'),
         ('kind = "single"\nmodel = "r"', 'the route "r" cannot run itself; name a model'),
         ("kind = [", "route.toml: not valid TOML"),
@@ -101,18 +95,22 @@ def test_every_problem_is_reported_and_none_hides_another(tmp_path: Path) -> Non
     write_route(tmp_path, "r2", 'kind = "single"\nmodel = "bad-file"')
     write_route(tmp_path, "r3", 'kind = "single"\nmodel = "good"\nversion = 2')
     write_route(tmp_path, "r4", 'kind = "single"\nmodel = "r1"')
-    write_route(tmp_path, "r5", 'kind = "ensemble"')
+    write_route(tmp_path, "r5", 'kind = "ensmble"')
+    write_route(tmp_path, "r6", 'kind = "single"\nmodel = "r7"')
+    write_route(tmp_path, "r7", 'kind = "single"\nmodel = "r6"')
 
     report = check(tmp_path)
 
     expected = [
         "bad-file/1/model.onnx: not an ONNX model",
         'bad-toml/model.toml: unknown key "max_batch"; did you mean "max_batch_size"?',
-        'r5/route.toml: kind = "ensemble" is not available yet',
+        'r5/route.toml: kind: expected one of "single"',
         'route "r1": there is no model "absent"; there are: good',
         'route "r2": its model "bad-file" cannot be served',
         'route "r3": model "good" serves no version 2; it serves: 1',
-        'route "r4": "r1" is a route; name a model',
+        'route "r4": route "r1": there is no model "absent"',
+        'route "r6": route "r7": routes must not run in a circle: r6 -> r7 -> r6',
+        'route "r7": routes must not run in a circle: r6 -> r7 -> r6',
     ]
     assert len(report.problems) == len(expected)
     for problem, sentence in zip(report.problems, expected, strict=True):

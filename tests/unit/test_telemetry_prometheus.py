@@ -91,7 +91,7 @@ def busy() -> FakeServer:
     server.stats.loads["digits", "ok"] += 2
     server.stats.worker_restarts["cpu", "died"] += 1
     server.stats.resends["digits"] += 4
-    server.stats.route_requests["fast", "ok"] += 7
+    server.stats.route("fast").requests["ok"] += 7
     engine = EngineReport("onnxruntime", "cpu", "fp32", threads=1, reason="measured")
     server.models = [ModelGauges("digits", "2", True, queue_requests=2, queue_items=5, engine=engine)]
     server.workers = [WorkerGauges("cpu", "ready", os.getpid()), WorkerGauges("cpu", "standby", os.getpid())]

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from offramp_adapters.routes.strategy import Answer, ModelRef, RouteRefused, Run
+from offramp_adapters.routes.plan import Answer, RouteRefused, Target
+from offramp_adapters.routes.strategy import Query
 from offramp_adapters.zero_shot.classifier import CACHED_CLASSES, ZeroShot
 from offramp_adapters.zero_shot.labels import LABELS_PARAMETER, MAX_LABEL_LENGTH, read_labels
 from offramp_adapters.zero_shot.settings import ZeroShotSettings
 from offramp_adapters.zero_shot.vectors import VectorCache, class_vectors, softmax, unit
 from open_inference.tensor import Tensor, decode_bytes
 
-MODEL = ModelRef("encoder", "1")
+MODEL = Target("encoder", "1")
 
 
 def settings(**changes: object) -> ZeroShotSettings:
@@ -59,12 +60,16 @@ class Encoder:
 def classify(
     classifier: ZeroShot, encoder: Encoder, texts: Sequence[str], parameters: Mapping[str, str] | None = None
 ) -> Answer:
-    decision = classifier.begin(parameters or {})
-    while isinstance(decision, Run):
-        assert decision.model == MODEL
-        ran = encoder.answer(texts) if decision.inputs is None else encoder(decision.inputs[0])
-        decision = classifier.resume(decision, ran)
-    return decision
+    plan = classifier.plan(Query(parameters or {}, (), coin=lambda: 0.0))
+    try:
+        step = next(plan)
+        while True:
+            [run] = step.runs
+            assert run.target == MODEL
+            step = plan.send((encoder.answer(texts) if run.inputs is None else encoder(run.inputs[0]),))
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
 
 
 def arrays(answer: Answer) -> dict[str, np.ndarray]:
@@ -134,13 +139,13 @@ def test_no_more_prompts_are_read_at_a_time_than_fit_a_batch_and_those_of_a_clas
 
 def test_what_has_been_read_for_a_request_that_failed_helps_the_next() -> None:
     encoder, classifier = Encoder(), ZeroShot(settings(), MODEL, "text", 1)
-    run = classifier.begin({})
-    assert isinstance(run, Run)
-    run = classifier.resume(run, encoder.answer(["so"]))
-    assert isinstance(run, Run)
+    plan = classifier.plan(Query({}, (), coin=lambda: 0.0))
+    next(plan)
+    [run] = plan.send((encoder.answer(["so"]),)).runs
     assert run.inputs is not None
     # The first class is known, and then the request's time runs out.
-    classifier.resume(run, encoder(run.inputs[0]))
+    plan.send((encoder(run.inputs[0]),))
+    plan.close()
     classify(classifier, encoder, ["so"])
     assert encoder.read == [["up"], ["right"]]
 

@@ -1,34 +1,46 @@
-"""A route over one model: a name that stays while the model behind it changes."""
+"""A route over one model or route: a name that stays while what is behind it changes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from offramp_adapters.routes.strategy import Answer, Decision, ModelRef, Parameters, RouteRefused, Run
+from offramp_adapters.routes.parameters import check_route
+from offramp_adapters.routes.plan import Answer, Plan, Run, Target, alone
+from offramp_adapters.routes.strategy import Endpoint, Face, Query
 
-ROUTE_PARAMETER = "offramp_route"
+
+@dataclass(frozen=True, slots=True)
+class SingleRoute:
+    """`kind = "single"`."""
+
+    target: Target
+    kind: ClassVar[str] = "single"
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return (self.target,)
+
+    def bind(self, endpoints: Mapping[Target, Endpoint]) -> Single:
+        target = endpoints[self.target]
+        names = tuple(output.name for output in target.outputs)
+        return Single(self.target, Face(self.target, self.target, names, target.max_batch_size, target.scores))
 
 
 @dataclass(frozen=True, slots=True)
 class Single:
-    """Every request runs the one model."""
+    """Every request runs the one target."""
 
-    model: ModelRef
+    target: Target
+    face: Face
     kind: ClassVar[str] = "single"
 
     @property
-    def models(self) -> tuple[ModelRef, ...]:
-        return (self.model,)
+    def targets(self) -> tuple[Target, ...]:
+        return (self.target,)
 
-    def begin(self, parameters: Parameters) -> Decision:
-        wanted = parameters.get(ROUTE_PARAMETER, "")
-        if wanted not in ("", self.kind, f"model:{self.model.name}"):
-            raise RouteRefused(
-                f'parameter "{ROUTE_PARAMETER}": expected "single" or "model:{self.model.name}", got "{wanted}"'
-            )
-        # The only model is its own reference: it never disagrees with it, so any bound is kept.
-        return Run(self.model)
-
-    def resume(self, run: Run, answer: Answer) -> Decision:
-        return answer
+    def plan(self, query: Query) -> Plan[Answer]:
+        check_route(query.parameters, self.kind, self.targets)
+        # The only target is its own reference: it never disagrees with it, so any bound is kept.
+        return (yield from alone(Run(self.target)))

@@ -1,73 +1,116 @@
-"""What decides how a route answers: state in, decision out, no I/O."""
+"""What decides how a route answers: a definition as it is written, and the strategy that it becomes once it is known
+what the names in it stand for. Neither does I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, TypeAlias
+from enum import IntEnum
+from typing import ClassVar, Protocol
 
 from open_inference.tensor import Tensor
 
-ParameterValue: TypeAlias = bool | int | float | str
-Parameters: TypeAlias = Mapping[str, ParameterValue]
+from offramp_adapters.routes.plan import Answer, Parameters, Plan, Target
 
 
-class RouteRefused(ValueError):
-    """The request asks something of the route that it cannot do; the sentence says what it can."""
+class RouteInvalid(ValueError):
+    """The route does not fit what it names; the sentence says which, and what would."""
+
+
+class Level(IntEnum):
+    """How loaded the server is, as the load controller sees it."""
+
+    IDLE = 0
+    NORMAL = 1
+    BUSY = 2
+    OVERLOADED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRef:
-    """A model of the same repository. An empty version is the latest that is ready."""
+class TensorFacts:
+    """One input or output. `dims` leave out the batch dimension if the endpoint batches; -1 is a variable dimension."""
 
     name: str
-    version: str = ""
+    datatype: str
+    dims: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.version}" if self.version else self.name
+        return f"{self.name} {self.datatype}[{','.join(map(str, self.dims))}]"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Decision: compute this model, with the deadline and the priority of the request."""
+class Endpoint:
+    """What a route has to know of a model or route that it names, to tell whether they fit."""
 
-    model: ModelRef
-    # None: the request's own.
-    inputs: Sequence[Tensor] | None = None
-    # What inputs that are not the request's own are, for the error if they are refused.
-    inputs_are: str = ""
-    # What the strategy wants to be told again when it is resumed.
-    note: object = None
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    # Items of one request; 0: there is no batch dimension.
+    max_batch_size: int
+    # Names of Answer.scores that its answers carry.
+    scores: frozenset[str] = frozenset()
+    # Changes with whatever may change its answers: version, engine, precision, a route's own settings.
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a run came to. As a decision: this is the route's answer."""
+class Query:
+    """One request, as a strategy sees it, and the conditions under which it has come."""
 
-    outputs: Sequence[Tensor]
-    # What the positions along the last dimension of an output mean, where the request decided that.
-    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    # How it came about, for the caller.
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters
+    inputs: Sequence[Tensor]
+    # Uniform in [0, 1), a new one for each call, and independent of everything that was sent.
+    coin: Callable[[], float]
+    # Decided when the request came, before anything of it was looked at.
+    level: Level = Level.NORMAL
+    # The route's epoch, and the number of this request in it, in order of arrival.
+    epoch: int = 0
+    sequence: int = 0
 
 
-Decision: TypeAlias = Run | Answer
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What clients see of a route: the inputs of one target, the outputs of another."""
+
+    takes: Target
+    gives: Target
+    # Names of `gives`' outputs that the route's answers have, in order.
+    outputs: tuple[str, ...]
+    max_batch_size: int
+    scores: frozenset[str] = field(default_factory=frozenset)
 
 
 class Strategy(Protocol):
-    """One kind of route, configured. It holds nothing of a request; decisions follow from the arguments alone."""
+    """One route, ready to answer. It holds nothing of a request; a plan follows from its query and what runs come to.
+
+    Immutable: a change of a threshold or a weight is another strategy, and requests under way keep theirs.
+    """
 
     kind: ClassVar[str]
 
     @property
-    def models(self) -> tuple[ModelRef, ...]:
-        """Every model that it may run. The first one's inputs and outputs are the route's."""
+    def targets(self) -> tuple[Target, ...]:
+        """Everything that it may run."""
         ...
 
-    def begin(self, parameters: Parameters) -> Decision:
-        """The first decision on a request. Raises RouteRefused."""
+    @property
+    def face(self) -> Face: ...
+
+    def plan(self, query: Query) -> Plan[Answer]:
+        """Raises RouteRefused, at the first step or later."""
         ...
 
-    def resume(self, run: Run, answer: Answer) -> Decision:
-        """The next decision, given what the run that was decided before came to."""
+
+class Definition(Protocol):
+    """A route as it is written down."""
+
+    kind: ClassVar[str]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Everything that it names."""
+        ...
+
+    def bind(self, endpoints: Mapping[Target, Endpoint]) -> Strategy:
+        """`endpoints` has every target. Raises RouteInvalid if they do not fit each other."""
         ...

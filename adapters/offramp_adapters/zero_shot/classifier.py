@@ -5,32 +5,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import numpy as np
 from open_inference.tensor import BYTES, Array, Tensor, encode_bytes
 
-from offramp_adapters.routes.strategy import Answer, Decision, ModelRef, Parameters, Run
+from offramp_adapters.routes.plan import Answer, Plan, Run, Target, alone
+from offramp_adapters.routes.strategy import Query
 from offramp_adapters.zero_shot.labels import LABELS_PARAMETER, read_labels
 from offramp_adapters.zero_shot.settings import ZeroShotSettings
 from offramp_adapters.zero_shot.vectors import VectorCache, Vectors, class_vectors, logits, softmax, unit
 
 # Vectors of classes that a model keeps: of 384 numbers each they take 6 MB.
 CACHED_CLASSES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """One request on its way."""
-
-    labels: tuple[str, ...]
-    descriptions: tuple[str, ...]
-    # By description. Held here as well as in the cache, which may forget them before the answer.
-    known: Mapping[str, Vectors] = field(default_factory=dict)
-    # Those that are being computed.
-    asked: tuple[str, ...] = ()
-    texts: Vectors | None = None
 
 
 class ZeroShot:
@@ -41,9 +27,7 @@ class ZeroShot:
     largest batch, which has to hold the prompts of one class.
     """
 
-    kind: ClassVar[str] = "zero_shot"
-
-    def __init__(self, settings: ZeroShotSettings, model: ModelRef, text_input: str, max_rows: int) -> None:
+    def __init__(self, settings: ZeroShotSettings, model: Target, text_input: str, max_rows: int) -> None:
         self._settings = settings
         self._model = model
         self._text_input = text_input
@@ -51,60 +35,59 @@ class ZeroShot:
         # Lives as long as the loaded model, whose vectors these are; so descriptions alone are the key.
         self._cache = VectorCache(CACHED_CLASSES)
 
-    @property
-    def models(self) -> tuple[ModelRef, ...]:
-        return (self._model,)
-
-    def begin(self, parameters: Parameters) -> Decision:
-        given = parameters.get(LABELS_PARAMETER)
+    def plan(self, query: Query) -> Plan[Answer]:
+        given = query.parameters.get(LABELS_PARAMETER)
         labels = self._settings.labels if given is None else read_labels(given)
-        return Run(self._model, note=_Question(labels, self._settings.describe(labels)))
+        descriptions = self._settings.describe(labels)
+        encoded = yield from alone(Run(self._model))
+        texts = unit(self._embedding(encoded.outputs))
+        classes = yield from self._classes(descriptions)
+        return self._answer(labels, texts, np.stack([classes[description] for description in descriptions]))
 
-    def resume(self, run: Run, answer: Answer) -> Decision:
-        question = run.note
-        assert isinstance(question, _Question)
-        vectors = self._embedding(answer.outputs)
-        question = replace(question, texts=unit(vectors)) if question.texts is None else self._learn(question, vectors)
-        question = self._recall(question)
-        missing = [text for text in dict.fromkeys(question.descriptions) if text not in question.known]
-        return self._ask(question, missing[: self._classes_at_a_time]) if missing else self._answer(question)
+    def _classes(self, descriptions: Sequence[str]) -> Plan[Mapping[str, Vectors]]:
+        """The vectors of classes by their descriptions. Those that are known are held here as well as in the cache,
+        which may forget them before the answer."""
+        known: dict[str, Vectors] = {}
+        while missing := self._missing(descriptions, known):
+            asked = missing[: self._classes_at_a_time]
+            answer = yield from alone(self._ask(asked))
+            known |= self._learn(asked, self._embedding(answer.outputs))
+        return known
+
+    def _missing(self, descriptions: Sequence[str], known: dict[str, Vectors]) -> list[str]:
+        """What neither is known nor has been learnt meanwhile for others, whose vectors are taken over."""
+        for description in descriptions:
+            if description not in known and (vector := self._cache.get(description)) is not None:
+                known[description] = vector
+        return [description for description in dict.fromkeys(descriptions) if description not in known]
 
     def _embedding(self, outputs: Sequence[Tensor]) -> Array:
         """[rows, D]"""
         [tensor] = [output for output in outputs if output.name == self._settings.embedding]
         return tensor.numpy()
 
-    def _learn(self, question: _Question, vectors: Array) -> _Question:
+    def _learn(self, asked: Sequence[str], vectors: Array) -> dict[str, Vectors]:
         classes = class_vectors(vectors, len(self._settings.templates))
         # Copies: a row would keep all the others in memory.
-        found = {text: vector.copy() for text, vector in zip(question.asked, classes, strict=True)}
+        found = {description: vector.copy() for description, vector in zip(asked, classes, strict=True)}
         for description, vector in found.items():
             self._cache.put(description, vector)
-        return replace(question, known={**question.known, **found})
+        return found
 
-    def _recall(self, question: _Question) -> _Question:
-        """Others may have asked for the same classes meanwhile."""
-        unknown = [description for description in question.descriptions if description not in question.known]
-        cached = {description: self._cache.get(description) for description in unknown}
-        found = {description: vector for description, vector in cached.items() if vector is not None}
-        return replace(question, known={**question.known, **found})
-
-    def _ask(self, question: _Question, descriptions: Sequence[str]) -> Run:
+    def _ask(self, descriptions: Sequence[str]) -> Run:
         prompts = [prompt for description in descriptions for prompt in self._settings.prompts(description)]
         tensor = Tensor(self._text_input, BYTES, (len(prompts), 1), encode_bytes(prompts))
-        return Run(self._model, [tensor], "the prompts of the labels", replace(question, asked=tuple(descriptions)))
+        return Run(self._model, [tensor], "the prompts of the labels")
 
-    def _answer(self, question: _Question) -> Answer:
+    def _answer(self, labels: Sequence[str], texts: Vectors, classes: Vectors) -> Answer:
         settings = self._settings
-        assert question.texts is not None
-        classes = np.stack([question.known[description] for description in question.descriptions])
-        scores = logits(question.texts, classes, settings.temperature)
+        scores = logits(texts, classes, settings.temperature)
         outputs = (
             Tensor.from_numpy(settings.logits, scores),
             Tensor.from_numpy(settings.probabilities, softmax(scores)),
         )
         return Answer(
             outputs,
-            labels={output.name: question.labels for output in outputs},
-            parameters={LABELS_PARAMETER: json.dumps(question.labels, ensure_ascii=False)},
+            labels={output.name: labels for output in outputs},
+            parameters={LABELS_PARAMETER: json.dumps(labels, ensure_ascii=False)},
         )

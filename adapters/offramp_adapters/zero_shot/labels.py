@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from offramp_adapters.routes.strategy import ParameterValue, RouteRefused
+from offramp_adapters.routes.plan import ParameterValue, RouteRefused
 
 LABELS_PARAMETER = "offramp_labels"
 MIN_LABELS, MAX_LABELS = 2, 256

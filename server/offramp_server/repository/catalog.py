@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from offramp_server.errors import InternalError, OfframpError
 from offramp_server.repository import reader
 from offramp_server.repository.registry import ModelRegistry
-from offramp_server.repository.routes import RouteTable
+from offramp_server.routing.table import RouteTable
 
 log = logging.getLogger("offramp.repository")
 
@@ -25,21 +26,45 @@ class Catalog:
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Call this after every change of what can answer."""
-        self._models.on_change = self._routes.on_change = call
+        self._routes.on_change = call
 
     async def load_all(self) -> None:
-        """Load every model, then every route. What cannot be loaded is logged and shows in the index; the rest is
-        served."""
+        """Load every model, then every route, those that others run first. What cannot be loaded is logged and shows in
+        the index; the rest is served."""
         names = await asyncio.to_thread(reader.folder_names, self._repository)
-        are_routes = {name: reader.is_route(self._repository / name) for name in names}
-        for name in sorted(names, key=lambda name: (are_routes[name], name)):
-            try:
-                await self.load(name)
-            except OfframpError as error:
-                self._models.report_broken(name, error)
-            except Exception as error:
-                log.exception('folder "%s" could not be read', name)
-                self._models.report_broken(name, InternalError(f"{type(error).__name__}; see the log"))
+        routes = {name: reader.is_route(self._repository / name) for name in names}
+        for name in names:
+            if not routes[name]:
+                await self._load_or_report(name)
+        for name in self._callees_first([name for name in names if routes[name]]):
+            await self._load_or_report(name)
+
+    def _callees_first(self, names: list[str]) -> list[str]:
+        """Routes in an order in which each finds those that it runs."""
+        below: dict[str, list[str]] = {}
+        for name in names:
+            with suppress(OfframpError):
+                below[name] = [target.name for target in reader.read_route(self._repository, name).targets]
+        order: dict[str, None] = {}
+
+        def visit(name: str, above: tuple[str, ...]) -> None:
+            for callee in below.get(name, ()):
+                if callee in below and callee not in above:
+                    visit(callee, (*above, name))
+            order.setdefault(name)
+
+        for name in names:
+            visit(name, (name,))
+        return list(order)
+
+    async def _load_or_report(self, name: str) -> None:
+        try:
+            await self.load(name)
+        except OfframpError as error:
+            self._models.report_broken(name, error)
+        except Exception as error:
+            log.exception('folder "%s" could not be read', name)
+            self._models.report_broken(name, InternalError(f"{type(error).__name__}; see the log"))
 
     async def load(self, name: str) -> None:
         """Load or reload what is in the folder now; what it was before, if that was another thing, goes.
@@ -47,9 +72,9 @@ class Catalog:
         Raises NotFound, ConfigurationError or LoadError.
         """
         if reader.is_route(self._repository / name):
-            strategy = await asyncio.to_thread(reader.read_route, self._repository, name)
-            self._routes.put(name, strategy)
-            log.info('route "%s" is ready: %s of %s', name, strategy.kind, ", ".join(map(str, strategy.models)))
+            route = await asyncio.to_thread(reader.read_route, self._repository, name)
+            self._routes.put(name, route)
+            log.info('route "%s" is ready: %s of %s', name, route.kind, ", ".join(map(str, route.targets)))
             if self._models.versions(name):
                 await self._models.unload(name)
         else:

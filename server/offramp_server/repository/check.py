@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from offramp_adapters.routes.strategy import ModelRef, Strategy
+from offramp_adapters.routes.plan import Target
+from offramp_adapters.routes.strategy import Definition
 
-from offramp_server.errors import OfframpError
+from offramp_server.errors import NotFound, OfframpError
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.preprocess.load import load_preprocessor
 from offramp_server.repository.layout import check_repository, folder_names, is_route, unrelated_folders
 from offramp_server.repository.reader import read_model, read_route
+from offramp_server.routing.binding import BoundModel, Broken, bind_all, spec_endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Report:
 @dataclass(slots=True)
 class _Findings:
     models: dict[str, tuple[ModelSpec, ...]] = field(default_factory=dict)
-    routes: dict[str, Strategy] = field(default_factory=dict)
+    routes: dict[str, Definition] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -43,8 +45,7 @@ def check(repository: Path) -> Report:
                 found.models[name] = _read(repository, name)
         except OfframpError as error:
             found.problems.append(str(error))
-    for name, route in found.routes.items():
-        found.problems += [f'route "{name}": {problem}' for problem in _dangling(repository, found, route)]
+    found.problems += _route_problems(repository, found)
     return Report(tuple(_lines(repository, found)), tuple(found.problems))
 
 
@@ -56,18 +57,27 @@ def _read(repository: Path, name: str) -> tuple[ModelSpec, ...]:
     return versions
 
 
-def _dangling(repository: Path, found: _Findings, route: Strategy) -> Iterator[str]:
-    for model in route.models:
-        if model.name in found.routes:
-            yield f'"{model.name}" is a route; name a model'
-        elif model.name in found.models:
-            versions = [str(spec.version) for spec in found.models[model.name]]
-            if model.version and model.version not in versions:
-                yield f'model "{model.name}" serves no version {model.version}; it serves: {", ".join(versions)}'
-        elif (repository / model.name).is_dir():
-            yield f'its model "{model.name}" cannot be served'
-        else:
-            yield f'there is no model "{model.name}"; there are: {", ".join(found.models) or "none"}'
+def _route_problems(repository: Path, found: _Findings) -> Iterator[str]:
+    def lookup(target: Target) -> BoundModel:
+        return BoundModel(spec_endpoint(_spec(repository, found, target)))
+
+    for name, bound in bind_all(found.routes, lookup).items():
+        if isinstance(bound, Broken):
+            yield f'route "{name}": {bound.problem}'
+
+
+def _spec(repository: Path, found: _Findings, target: Target) -> ModelSpec:
+    """What the target would be served as. Raises NotFound."""
+    versions = found.models.get(target.name)
+    if versions is None and (repository / target.name).is_dir():
+        raise NotFound(f'its model "{target.name}" cannot be served')
+    if versions is None:
+        raise NotFound(f'there is no model "{target.name}"; there are: {", ".join(found.models) or "none"}')
+    for spec in reversed(versions):
+        if target.version in ("", str(spec.version)):
+            return spec
+    served = ", ".join(str(spec.version) for spec in versions)
+    raise NotFound(f'model "{target.name}" serves no version {target.version}; it serves: {served}')
 
 
 def _lines(repository: Path, found: _Findings) -> Iterator[str]:
@@ -76,7 +86,7 @@ def _lines(repository: Path, found: _Findings) -> Iterator[str]:
         for spec in versions:
             yield from _version_lines(spec)
     for name, route in found.routes.items():
-        yield f"route {name}: {route.kind} of {', '.join(map(_reference, route.models))}"
+        yield f"route {name}: {route.kind} of {', '.join(map(_reference, route.targets))}"
     for name in unrelated_folders(repository):
         yield f"ignored {name}: neither a model nor a route"
 
@@ -96,5 +106,5 @@ def _tensor_list(tensors: Sequence[TensorSpec]) -> str:
     return ", ".join(map(str, tensors))
 
 
-def _reference(model: ModelRef) -> str:
+def _reference(model: Target) -> str:
     return f"{model.name} version {model.version}" if model.version else model.name

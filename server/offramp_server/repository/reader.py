@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from offramp_adapters.routes.strategy import Strategy
+from offramp_adapters.routes.strategy import Definition
 from offramp_common.formats.onnx_file import read_onnx
 from offramp_common.formats.pt2_archive import read_pt2
 from offramp_common.formats.source_model import SourceModel
@@ -41,7 +41,7 @@ def read_model(repository: Path, name: str) -> tuple[ModelSpec, ...]:
         return tuple(_read_version(model, version, settings) for version in _wanted_versions(model, settings))
 
 
-def read_route(repository: Path, name: str) -> Strategy:
+def read_route(repository: Path, name: str) -> Definition:
     """Raises NotFound or ConfigurationError. Whether its models are there is known only when they are loaded."""
     with _failures_named(repository / name):
         return read_route_toml(find_folder(repository, name))

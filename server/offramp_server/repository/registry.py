@@ -40,6 +40,8 @@ class ModelRegistry:
         self.on_change: Callable[[], None] = lambda: None
         # Called with every loaded version before it serves; what it raises refuses the load.
         self.before_ready: Callable[[LoadedModel], Awaitable[None]] = _nothing
+        # Called with a model's new versions before they replace the old ones; what it raises refuses the load.
+        self.before_switch: Callable[[str, Sequence[LoadedModel]], None] = lambda name, loaded: None
         self._read = read
         self._loader = loader
         self._stats = stats
@@ -130,6 +132,7 @@ class ModelRegistry:
                 self._announce(name, version)
                 loaded.append(await self._loader.load(spec))
                 await self.before_ready(loaded[-1])
+            self.before_switch(name, loaded)
         except NotFound:
             raise
         except Exception as error:

@@ -1,45 +1,60 @@
-"""`route.toml`: a name over models of the same repository."""
+"""`route.toml`: a name over models and routes of the same repository."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Any, Protocol
 
-from offramp_adapters.routes.single import Single
-from offramp_adapters.routes.strategy import ModelRef, Strategy
-from offramp_common.toml_schema import between, bind, matches, read_toml
+from offramp_adapters.routes.strategy import Definition
+from offramp_common.text import did_you_mean, quoted
+from offramp_common.toml_schema import bind, read_toml
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.repository.layout import MODEL_FILES, MODEL_TOML, ROUTE_TOML
-
-_LATER_KINDS = ("ensemble", "early_exit", "split")
-
-
-@dataclass(frozen=True, slots=True)
-class RouteToml:
-    """The file as written."""
-
-    kind: Literal["single"]
-    # A model of the same repository.
-    model: Annotated[str, matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "the name of a model")]
-    # Pins one version; left out: the latest that is ready.
-    version: Annotated[int, between(1)] | None = None
+from offramp_server.repository.route_kinds.single import SingleToml
 
 
-def read_route_toml(folder: Path) -> Strategy:
-    """The strategy of the route in `folder`. Raises ConfigurationError."""
+class RouteToml(Protocol):
+    """A file as written; each kind is a dataclass that `bind` fills."""
+
+    def definition(self) -> Definition:
+        """Raises ValueError with a sentence for what spans several keys."""
+        ...
+
+
+KINDS: MappingProxyType[str, type[RouteToml]] = MappingProxyType({"single": SingleToml})
+
+
+def read_route_toml(folder: Path) -> Definition:
+    """The route in `folder`. Raises ConfigurationError."""
     path = folder / ROUTE_TOML
     table = read_toml(path)
-    if table.get("kind") in _LATER_KINDS:
-        raise ConfigurationError(f'{path}: kind = "{table["kind"]}" is not available yet; this version serves "single"')
-    route = bind(RouteToml, table, path)
-    if route.model == folder.name:
-        raise ConfigurationError(f'{path}: model: the route "{folder.name}" cannot run itself; name a model')
+    schema = KINDS[_kind(table, path)]
+    _only_a_route(folder)
+    try:
+        definition = bind(schema, table, path).definition()
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    if folder.name in {target.name for target in definition.targets}:
+        raise ConfigurationError(f'{path}: the route "{folder.name}" cannot run itself; name a model or another route')
+    return definition
+
+
+def _kind(table: dict[str, Any], path: Path) -> str:
+    kind = table.get("kind")
+    choices = ", ".join(f'"{choice}"' for choice in KINDS)
+    if kind is None:
+        raise ConfigurationError(f'{path}: "kind" is missing; expected one of {choices}')
+    if not isinstance(kind, str) or kind not in KINDS:
+        hint = did_you_mean(kind, KINDS) if isinstance(kind, str) else ""
+        raise ConfigurationError(f"{path}: kind: expected one of {choices}, got {quoted(str(kind))}{hint}")
+    return kind
+
+
+def _only_a_route(folder: Path) -> None:
     for entry in folder.iterdir():
         if entry.name.isdecimal() or entry.name in (MODEL_TOML, *MODEL_FILES):
             raise ConfigurationError(
                 f"{folder}: has both {ROUTE_TOML} and {entry.name}; a folder is a route or a model"
             )
-    version = "" if route.version is None else str(route.version)
-    return Single(ModelRef(route.model, version))

@@ -11,7 +11,7 @@ from open_inference import grpc_predict_v2_pb2 as pb
 from offramp_server.errors import InvalidRequest, NotFound, NotSupported
 from offramp_server.rpc.model_config import config_message, metadata_message
 from offramp_server.rpc.ports import Serving
-from offramp_server.rpc.statistics import statistics_message
+from offramp_server.rpc.statistics import route_statistics_message, statistics_message
 from offramp_server.telemetry.stats import ModelStats
 from offramp_server.transport.interface import CallContext
 
@@ -43,11 +43,13 @@ class RepositoryCalls:
     async def model_statistics(
         self, request: pb.ModelStatisticsRequest, context: CallContext
     ) -> pb.ModelStatisticsResponse:
-        stats = self._serving.stats.models
+        stats = self._serving.stats
         return pb.ModelStatisticsResponse(
             model_stats=[
                 # Asking must not make a counter.
-                statistics_message(name, version, stats.get((name, version)) or ModelStats())
+                route_statistics_message(name, version, stats.routes[name])
+                if name in stats.routes
+                else statistics_message(name, version, stats.models.get((name, version)) or ModelStats())
                 for name, version in self._versions(request.name, request.version)
             ]
         )

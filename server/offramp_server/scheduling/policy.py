@@ -13,7 +13,7 @@ class OldestHeadFirst:
 
     def choose(self, lanes: Iterable[Lane], executor: Executor) -> Lane | None:
         chosen: Lane | None = None
-        chosen_order = (0, 0)
+        chosen_order = (False, 0, 0, 0)
         for lane in lanes:
             if not executor.holds(lane.handle):
                 continue

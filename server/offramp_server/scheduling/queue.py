@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Hashable
+from typing import TypeAlias
 
 from offramp_server.scheduling.work import Work
 
 # Cancelled entries stay where they are until they come up; more of them than this and than live ones are swept.
 SWEEP_ABOVE = 256
+
+_Entry: TypeAlias = tuple[tuple[bool, int, int, int], Work]
 
 
 class RequestQueue:
@@ -16,13 +19,13 @@ class RequestQueue:
 
     def __init__(self, max_batch_items: int) -> None:
         self._max_batch_items = max(1, max_batch_items)
-        self._groups: dict[Hashable, list[tuple[int, int, Work]]] = {}
+        self._groups: dict[Hashable, list[_Entry]] = {}
         self._entries = 0
         self.items = 0
         self.requests = 0
 
     def push(self, work: Work) -> None:
-        heapq.heappush(self._groups.setdefault(work.shape_key, []), (*work.order, work))
+        heapq.heappush(self._groups.setdefault(work.batch_key, []), (work.order, work))
         self._entries += 1
         self.items += work.items
         self.requests += 1
@@ -48,7 +51,7 @@ class RequestQueue:
             return None
         heads = [entry for key in list(self._groups) if (entry := self._live_head(key))]
         # There are none if all were cancelled in this turn of the loop.
-        return min(heads)[2] if heads else None
+        return min(heads)[1] if heads else None
 
     def has_full_batch(self) -> bool:
         """Whether the next batch could not grow by waiting."""
@@ -57,7 +60,7 @@ class RequestQueue:
             return False
         if head.alone or len(self._groups) == 1:
             return head.alone or self.items >= self._max_batch_items
-        return self._group_items(head.shape_key) >= self._max_batch_items
+        return self._group_items(head.batch_key) >= self._max_batch_items
 
     def take_batch(self) -> list[Work]:
         """Remove and return the requests of the next batch: at most `max_batch_items` rows, never past the first
@@ -65,20 +68,20 @@ class RequestQueue:
         head = self.head()
         if head is None:
             return []
-        batch = [self._pop(head.shape_key)]
+        batch = [self._pop(head.batch_key)]
         room = self._max_batch_items - head.items
         while not head.alone and room > 0:
-            entry = self._live_head(head.shape_key)
-            if entry is None or entry[2].items > room or entry[2].alone:
+            entry = self._live_head(head.batch_key)
+            if entry is None or entry[1].items > room or entry[1].alone:
                 break
-            batch.append(self._pop(head.shape_key))
-            room -= entry[2].items
+            batch.append(self._pop(head.batch_key))
+            room -= entry[1].items
         return batch
 
-    def _live_head(self, key: Hashable) -> tuple[int, int, Work] | None:
+    def _live_head(self, key: Hashable) -> _Entry | None:
         group = self._groups.get(key)
         while group:
-            if group[0][2].waits:
+            if group[0][1].waits:
                 return group[0]
             heapq.heappop(group)
             self._entries -= 1
@@ -86,7 +89,7 @@ class RequestQueue:
         return None
 
     def _pop(self, key: Hashable) -> Work:
-        work = heapq.heappop(self._groups[key])[2]
+        work = heapq.heappop(self._groups[key])[1]
         self._entries -= 1
         self.items -= work.items
         self.requests -= 1
@@ -96,11 +99,11 @@ class RequestQueue:
         return work
 
     def _group_items(self, key: Hashable) -> int:
-        return sum(entry[2].items for entry in self._groups[key] if entry[2].waits)
+        return sum(entry[1].items for entry in self._groups[key] if entry[1].waits)
 
     def _sweep(self) -> None:
         for key, group in list(self._groups.items()):
-            live = [entry for entry in group if entry[2].waits]
+            live = [entry for entry in group if entry[1].waits]
             heapq.heapify(live)
             self._groups[key] = live
             if not live:

@@ -77,6 +77,7 @@ class Scheduler:
         lane.admit(work.items)
         work.sequence = next(self._sequence)
         work.enqueued_ns = time.monotonic_ns()
+        work.arrived_ns = work.arrived_ns or work.enqueued_ns
         lane.enter(work)
         try:
             # A turn of the loop costs as much as a trivial batch that might grow in it.

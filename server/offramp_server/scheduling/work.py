@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from open_inference.tensor import Tensor
 
@@ -44,9 +44,15 @@ class Work:
     priority: int = DEFAULT_PRIORITY
     # On the event loop's clock, seconds.
     deadline: float | None = None
+    # When its request came to the server; 0: now. A deferred or re-sent one keeps it, and with it its place by age.
+    arrived_ns: int = 0
+    # Stages that the request has behind it.
+    depth: int = 0
+    # Nobody waits for it: it never shares a batch with what somebody waits for, and goes last.
+    background: bool = False
     enqueued_ns: int = 0
-    # Order of arrival. A re-sent request keeps it, and with it its place by age.
-    sequence: int = field(default=0)
+    # Tells those apart that came at the same moment.
+    sequence: int = 0
     # How often a worker died or failed while it computed this.
     attempts: int = 0
     # Set once it was in a batch that failed, so that it cannot take others down again.
@@ -54,8 +60,13 @@ class Work:
     queued: bool = False
 
     @property
-    def order(self) -> tuple[int, int]:
-        return (self.priority, self.sequence)
+    def order(self) -> tuple[bool, int, int, int]:
+        """Lower is sooner."""
+        return (self.background, self.priority, self.arrived_ns, self.sequence)
+
+    @property
+    def batch_key(self) -> Hashable:
+        return (self.shape_key, self.background)
 
     @property
     def waits(self) -> bool:

@@ -223,7 +223,10 @@ def _server_counters(stats: Stats, models: Iterable[ModelGauges]) -> Iterator[Me
     restarts = "Workers that were started again, by reason."
     resends = "Requests that were sent to another worker after theirs died or failed."
     yield _by_labels("offramp_model_loads", loads, ("model", "outcome"), (outcomes | stats.loads).items())
-    yield _by_labels("offramp_route_requests", routes, ("route", "status"), stats.route_requests.items())
+    by_status = (
+        ((name, status), count) for name, route in stats.routes.items() for status, count in route.requests.items()
+    )
+    yield _by_labels("offramp_route_requests", routes, ("route", "status"), by_status)
     yield _by_labels("offramp_worker_restarts", restarts, ("device", "reason"), stats.worker_restarts.items())
     by_model = (((model,), count) for model, count in (never | stats.resends).items())
     yield _by_labels("offramp_request_resends", resends, ("model",), by_model)

@@ -104,12 +104,37 @@ class ModelStats:
 
 
 @dataclass(slots=True)
+class RouteStats:
+    """What happened to one route since the server started, reloads included."""
+
+    # By gRPC status name in lower case; "ok": answered.
+    requests: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    items: int = 0
+    success_ns: int = 0
+    failure_ns: int = 0
+    last_inference_ms: int = 0
+    request_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+
+    def ended(self, status: str, items: int, total_ns: int) -> None:
+        """One request was answered (ok) or was not."""
+        self.requests[status] += 1
+        if status != "ok":
+            self.failure_ns += total_ns
+            return
+        self.items += items
+        self.success_ns += total_ns
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        self.request_seconds.observe(total_ns / 1e9)
+
+
+@dataclass(slots=True)
 class Stats:
     """The counters of one server."""
 
     models: dict[tuple[str, str], ModelStats] = field(default_factory=dict)
-    # By (route, gRPC status name in lower case).
-    route_requests: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    routes: dict[str, RouteStats] = field(default_factory=dict)
+    # By (route, kind: audit | shadow, outcome: done, or why it was dropped).
+    follow_ups: defaultdict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
     # By (device, reason).
     worker_restarts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     # Requests that were sent to another worker after theirs died, by model.
@@ -127,6 +152,13 @@ class Stats:
         if counters is None:
             counters = self.models[name, version] = ModelStats()
             self._forget_old_versions(name)
+        return counters
+
+    def route(self, name: str) -> RouteStats:
+        """The counters of a route of the repository; never ask with a name that a client made up."""
+        counters = self.routes.get(name)
+        if counters is None:
+            counters = self.routes[name] = RouteStats()
         return counters
 
     def _forget_old_versions(self, name: str) -> None:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from offramp_adapters.routes.strategy import ModelRef, Strategy
+from offramp_adapters.routes.plan import Answer as PlannedAnswer
+from offramp_adapters.routes.plan import Plan, Target
+from offramp_adapters.routes.strategy import Query
 from offramp_adapters.zero_shot.classifier import ZeroShot
 
 from offramp_server.errors import Unavailable
@@ -27,6 +30,12 @@ NVIDIA_DRIVER = Path("/dev/nvidiactl")
 CUDA_PROBE = "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"
 
 
+class Head(Protocol):
+    """Makes something else of a model's outputs, and may run the model several times for that."""
+
+    def plan(self, query: Query) -> Plan[PlannedAnswer]: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """One version of one model, warm and ready to be called."""
@@ -38,7 +47,7 @@ class LoadedModel:
     # Makes the model's inputs of what clients send; None: they send them.
     preprocessor: Preprocessor | None = None
     # What becomes of the model's outputs before clients get them; None: nothing.
-    head: Strategy | None = None
+    head: Head | None = None
 
     async def run(self, work: Work) -> Answer:
         """Raises as Scheduler.run does, and Unavailable if no worker is left that could load the model."""
@@ -124,11 +133,11 @@ class Backend:
         return self._cuda
 
 
-def _head(spec: ModelSpec) -> Strategy | None:
+def _head(spec: ModelSpec) -> Head | None:
     if spec.zero_shot is None:
         return None
     [text] = spec.public_inputs
-    return ZeroShot(spec.zero_shot, ModelRef(spec.name, str(spec.version)), text.name, spec.max_batch_size)
+    return ZeroShot(spec.zero_shot, Target(spec.name, str(spec.version)), text.name, spec.max_batch_size)
 
 
 def _probe_cuda() -> bool:

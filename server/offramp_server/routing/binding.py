@@ -1,0 +1,128 @@
+"""Definitions of routes become strategies: what they name is looked up, routes over routes included."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from offramp_adapters.routes.plan import Target
+from offramp_adapters.routes.strategy import Definition, Endpoint, RouteInvalid, Strategy, TensorFacts
+from offramp_common.text import quoted
+
+from offramp_server.errors import OfframpError
+from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.workers.backend import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class BoundModel:
+    """A model that a route runs. The version is fixed here: a request sees no reload between two of its stages."""
+
+    endpoint: Endpoint
+    # None: nothing is loaded, a repository is only checked.
+    model: LoadedModel | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundRoute:
+    """A route with everything that it runs."""
+
+    name: str
+    endpoint: Endpoint
+    strategy: Strategy
+    below: Mapping[Target, BoundModel | BoundRoute] = field(default_factory=dict)
+
+    def models(self) -> Iterator[LoadedModel]:
+        """Those of routes below included."""
+        for each in self.below.values():
+            if isinstance(each, BoundRoute):
+                yield from each.models()
+            elif each.model is not None:
+                yield each.model
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A route that cannot answer."""
+
+    problem: str
+
+
+# Raises an OfframpError if the model cannot answer.
+ModelLookup: TypeAlias = Callable[[Target], BoundModel]
+Bound: TypeAlias = BoundRoute | Broken
+
+
+def bind_all(definitions: Mapping[str, Definition], model: ModelLookup) -> dict[str, Bound]:
+    """Every definition, bound to models and to each other."""
+    binder = _Binder(definitions, model)
+    return {name: binder.route(name, ()) for name in definitions}
+
+
+class _Binder:
+    def __init__(self, definitions: Mapping[str, Definition], model: ModelLookup) -> None:
+        self._definitions = definitions
+        self._model = model
+        self._bound: dict[str, Bound] = {}
+
+    def route(self, name: str, callers: tuple[str, ...]) -> Bound:
+        if name in callers:
+            circle = [*callers[callers.index(name) :], name]
+            raise RouteInvalid(f"routes must not run in a circle: {' -> '.join(circle)}")
+        if name not in self._bound:
+            self._bound[name] = self._bind(name, (*callers, name))
+        return self._bound[name]
+
+    def _bind(self, name: str, callers: tuple[str, ...]) -> Bound:
+        definition = self._definitions[name]
+        try:
+            below = {target: self._target(target, callers) for target in definition.targets}
+            endpoints = {target: each.endpoint for target, each in below.items()}
+            strategy = definition.bind(endpoints)
+        except (RouteInvalid, OfframpError) as error:
+            return Broken(str(error))
+        return BoundRoute(name, _endpoint(definition, strategy, endpoints), strategy, below)
+
+    def _target(self, target: Target, callers: tuple[str, ...]) -> BoundModel | BoundRoute:
+        if target.name not in self._definitions:
+            return self._model(target)
+        if target.version:
+            raise RouteInvalid(f'"{target.name}" is a route, which has no version {quoted(target.version)}')
+        below = self.route(target.name, callers)
+        if isinstance(below, Broken):
+            raise RouteInvalid(f'route "{target.name}": {below.problem}')
+        return below
+
+
+def _endpoint(definition: Definition, strategy: Strategy, endpoints: Mapping[Target, Endpoint]) -> Endpoint:
+    face = strategy.face
+    given = {output.name: output for output in endpoints[face.gives].outputs}
+    said = [repr(definition), *(endpoints[target].fingerprint for target in definition.targets)]
+    return Endpoint(
+        endpoints[face.takes].inputs,
+        tuple(given[name] for name in face.outputs),
+        face.max_batch_size,
+        face.scores,
+        hashlib.sha256("\n".join(said).encode()).hexdigest(),
+    )
+
+
+def bound_model(model: LoadedModel) -> BoundModel:
+    engine = model.report.engine
+    return BoundModel(spec_endpoint(model.spec, f"{engine.backend} {engine.device} {engine.precision}"), model)
+
+
+def spec_endpoint(spec: ModelSpec, engine: str = "") -> Endpoint:
+    """`engine`: what executes it, for the fingerprint."""
+    return Endpoint(
+        _facts(spec.public_inputs),
+        _facts(spec.public_outputs),
+        spec.max_batch_size,
+        fingerprint=f"{spec.name}:{spec.version} {spec.digest} {engine}",
+    )
+
+
+def _facts(specs: tuple[TensorSpec, ...]) -> tuple[TensorFacts, ...]:
+    return tuple(TensorFacts(spec.name, spec.datatype, spec.dims, spec.labels) for spec in specs)

@@ -1,0 +1,136 @@
+"""Carries out what strategies decide: follows a plan step by step, runs side by side, routes below routes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from offramp_adapters.audits.observation import Observation
+from offramp_adapters.routes.plan import Answer, FollowUp, Outcomes, Run, Together
+from offramp_adapters.routes.strategy import Query
+
+from offramp_server.errors import OfframpError, Unavailable
+from offramp_server.inference import InferRequest, wanted
+from offramp_server.model_runner import ModelRunner
+from offramp_server.routing.binding import BoundRoute
+from offramp_server.routing.follow_ups import FollowUps, Record
+from offramp_server.routing.following import blamed_on, follow
+from offramp_server.routing.table import Route, RouteTable
+from offramp_server.telemetry.stats import Stats
+from offramp_server.validation import check_requested
+
+
+class Follower:
+    """Answers requests to routes."""
+
+    def __init__(
+        self, routes: RouteTable, runner: ModelRunner, follow_ups: FollowUps, record: Record, stats: Stats
+    ) -> None:
+        self._routes = routes
+        self._runner = runner
+        self._follow_ups = follow_ups
+        self._record = record
+        self._stats = stats
+
+    async def answer(self, route: Route, request: InferRequest) -> Answer:
+        """Raises an OfframpError."""
+        bound = route.ready()
+        with ExitStack() as held:
+            # Until the last stage has run, whatever is loaded meanwhile.
+            for model in bound.models():
+                held.enter_context(model.lane.expected())
+            return await self._answer(route, bound, request)
+
+    async def _answer(self, route: Route, bound: BoundRoute, request: InferRequest) -> Answer:
+        started = time.monotonic_ns()
+        status, items = "internal", 0
+        try:
+            answer = await self._decided(route, bound, request)
+            status, items = "ok", _items(answer)
+            return answer
+        except OfframpError as error:
+            status = error.reason
+            raise
+        except asyncio.CancelledError:
+            status = "cancelled"
+            raise
+        finally:
+            self._stats.route(route.name).ended(status, items, time.monotonic_ns() - started)
+
+    async def _decided(self, route: Route, bound: BoundRoute, request: InferRequest) -> Answer:
+        face = bound.strategy.face
+        check_requested(request.outputs, face.outputs)
+        query = Query(request.parameters, request.inputs, route.coin, epoch=route.epoch, sequence=next(route.sequence))
+        whole = replace(request, outputs=())
+        answer = await follow(bound.strategy.plan(query), lambda step: self._perform(bound, step, whole))
+        if answer.observations:
+            self._record(route.name, answer.observations)
+        for follow_up in answer.follow_ups:
+            self._follow_ups.add(route.name, follow_up, lambda each: self._follow_up(bound, each, whole))
+        outputs = wanted(answer.outputs, request.outputs or face.outputs)
+        return replace(answer, outputs=outputs, observations=(), follow_ups=())
+
+    async def _follow_up(self, bound: BoundRoute, work: FollowUp, request: InferRequest) -> tuple[Observation, ...]:
+        behind = replace(request, background=True, deadline=None)
+        with ExitStack() as held:
+            for model in bound.models():
+                held.enter_context(model.lane.expected())
+            return await follow(work.plan, lambda step: self._perform(bound, step, behind))
+
+    async def _perform(self, bound: BoundRoute, step: Together, request: InferRequest) -> Outcomes:
+        if len(step.runs) == 1:
+            return (await self._run(bound, step.runs[0], request),)
+        tasks = [asyncio.create_task(self._run(bound, run, request)) for run in step.runs]
+        try:
+            if step.quorum is None:
+                return tuple(await asyncio.gather(*tasks))
+            near = None if request.deadline is None else request.deadline - step.margin
+            return await _quorum(tasks, step.quorum, near)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _run(self, bound: BoundRoute, run: Run, request: InferRequest) -> Answer:
+        with blamed_on(run):
+            return await self._target(bound, run, request)
+
+    async def _target(self, bound: BoundRoute, run: Run, request: InferRequest) -> Answer:
+        inputs = request.inputs if run.inputs is None else run.inputs
+        asked = replace(request, inputs=inputs, depth=request.depth + run.depth)
+        below = bound.below[run.target]
+        if isinstance(below, BoundRoute):
+            route = self._routes.get(below.name)
+            if route is None:
+                raise Unavailable(f'route "{below.name}" was unloaded')
+            return await self._answer(route, below, asked)
+        assert below.model is not None
+        return await self._runner.run(below.model, asked)
+
+
+async def _quorum(tasks: Sequence[asyncio.Task[Answer]], quorum: int, near: float | None) -> Outcomes:
+    """Wait for all, but once `near` (on the loop's clock) has come only for `quorum` of them. Raises what one of those
+    that failed raised if so many cannot answer any more."""
+    loop = asyncio.get_running_loop()
+    pending = set(tasks)
+    while pending:
+        answered = sum(map(_answered, tasks))
+        late = near is not None and loop.time() >= near
+        if (late and answered >= quorum) or answered + len(pending) < quorum:
+            break
+        timeout = None if near is None or late else near - loop.time()
+        _, pending = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    if sum(map(_answered, tasks)) < quorum:
+        next(task for task in tasks if task.done() and not _answered(task)).result()
+    return tuple(task.result() if _answered(task) else None for task in tasks)
+
+
+def _answered(task: asyncio.Task[Answer]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _items(answer: Answer) -> int:
+    shape = answer.outputs[0].shape if answer.outputs else ()
+    return shape[0] if shape else 1

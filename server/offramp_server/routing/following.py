@@ -1,0 +1,44 @@
+"""Carries a plan out, whoever performs its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from offramp_adapters.routes.plan import Outcomes, Plan, RouteRefused, Run, Together
+
+from offramp_server.errors import InvalidRequest, OfframpError
+
+T = TypeVar("T")
+
+
+async def follow(plan: Plan[T], perform: Callable[[Together], Awaitable[Outcomes]]) -> T:
+    """Carry out the plan's steps until it has its result. Raises InvalidRequest for what it refuses."""
+    try:
+        step = next(plan)
+        while True:
+            try:
+                outcomes = await perform(step)
+            except OfframpError as error:
+                step = plan.throw(error)
+            else:
+                step = plan.send(outcomes)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    except RouteRefused as error:
+        raise InvalidRequest(str(error)) from error
+    finally:
+        plan.close()
+
+
+@contextmanager
+def blamed_on(run: Run) -> Iterator[None]:
+    """An error in inputs that the caller did not send has to say whose they are."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if run.inputs is None or not run.inputs_are:
+            raise
+        raise InvalidRequest(f"{run.inputs_are}: {error}") from error

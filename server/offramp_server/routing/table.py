@@ -1,0 +1,118 @@
+"""The table of routes."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from offramp_adapters.routes.plan import Target
+from offramp_adapters.routes.strategy import Definition
+
+from offramp_server.endpoints import RouteInfo
+from offramp_server.errors import ConfigurationError, LoadError, NotFound, Unavailable
+from offramp_server.repository.registry import ModelRegistry
+from offramp_server.routing.binding import Bound, BoundModel, BoundRoute, Broken, bind_all, bound_model
+from offramp_server.workers.backend import LoadedModel
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """One route of the repository, and what lasts from one of its requests to the next."""
+
+    name: str
+    definition: Definition
+    bound: Bound
+    coin: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
+    # Numbers of requests, by arrival.
+    sequence: Iterator[int] = field(default_factory=itertools.count)
+    epoch: int = 0
+
+    def ready(self) -> BoundRoute:
+        """What requests that come now run. Raises Unavailable if something is not there, or does not fit."""
+        if isinstance(self.bound, Broken):
+            raise Unavailable(f'route "{self.name}" is not ready: {self.bound.problem}')
+        return self.bound
+
+
+class RouteTable:
+    """Routes by name. A change of a route, or of what it runs, takes effect for the next request."""
+
+    def __init__(self, models: ModelRegistry) -> None:
+        # Called after every change of what can answer.
+        self.on_change: Callable[[], None] = lambda: None
+        self._models = models
+        self._routes: dict[str, Route] = {}
+        models.on_change = self._rebind
+        models.before_switch = self._check_versions
+
+    def get(self, name: str) -> Route | None:
+        return self._routes.get(name)
+
+    def names(self) -> list[str]:
+        return sorted(self._routes)
+
+    def put(self, name: str, definition: Definition) -> None:
+        """Raises ConfigurationError if it does not fit what it names, or what it names cannot answer; then whatever
+        was there before stays."""
+        bound = bind_all({**self._definitions(), name: definition}, self._model)
+        new = bound[name]
+        if isinstance(new, Broken):
+            raise ConfigurationError(f'route "{name}": {new.problem}')
+        for other, problem in self._broken_by(bound):
+            raise ConfigurationError(f'route "{name}": route "{other}" runs it, and would not fit: {problem}')
+        if name in self._routes:
+            self._routes[name].definition = definition
+        else:
+            self._routes[name] = Route(name, definition, new)
+        self._take(bound)
+
+    def remove(self, name: str) -> None:
+        if self._routes.pop(name, None) is not None:
+            self._rebind()
+
+    def info(self, name: str) -> RouteInfo:
+        """`name` has to be a route."""
+        route = self._routes[name]
+        models = tuple((target.name, target.version) for target in route.definition.targets)
+        problem = route.bound.problem if isinstance(route.bound, Broken) else ""
+        return RouteInfo(name, route.definition.kind, models, ready=not problem, reason=problem)
+
+    def _rebind(self) -> None:
+        self._take(bind_all(self._definitions(), self._model))
+
+    def _check_versions(self, name: str, loaded: Sequence[LoadedModel]) -> None:
+        """Raises LoadError if a route that answers now would not fit these versions of a model."""
+
+        def lookup(target: Target) -> BoundModel:
+            if target.name != name:
+                return self._model(target)
+            for model in reversed(loaded):
+                if target.version in ("", str(model.spec.version)):
+                    return bound_model(model)
+            raise NotFound(f'model "{name}" would have no version {target.version} any more')
+
+        for other, problem in self._broken_by(bind_all(self._definitions(), lookup)):
+            raise LoadError(
+                f'model "{name}": route "{other}" runs it, and would not fit: {problem}; '
+                "change or unload that route first"
+            )
+
+    def _broken_by(self, bound: Mapping[str, Bound]) -> Iterator[tuple[str, str]]:
+        """Routes that answer now and would not, and why."""
+        for name, route in self._routes.items():
+            then = bound[name]
+            if isinstance(then, Broken) and not isinstance(route.bound, Broken):
+                yield name, then.problem
+
+    def _take(self, bound: Mapping[str, Bound]) -> None:
+        for name, route in self._routes.items():
+            route.bound = bound[name]
+        self.on_change()
+
+    def _definitions(self) -> dict[str, Definition]:
+        return {name: route.definition for name, route in self._routes.items()}
+
+    def _model(self, target: Target) -> BoundModel:
+        return bound_model(self._models.get(target.name, target.version))
