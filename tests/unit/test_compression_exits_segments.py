@@ -15,6 +15,7 @@ from offramp_compression.export import answers
 from offramp_compression.export.publish import Target
 from offramp_compression.model_file import load, save
 from offramp_compression.network import Network
+from offramp_compression.network_source import open_network
 from offramp_server.repository.reader import read_model
 from torch import Tensor, nn
 
@@ -188,6 +189,9 @@ def test_the_whole_and_its_stages_are_written_as_models_that_know_where_they_bel
     assert [tensor.name for tensor in spec.outputs] == ["logits", "hidden_1_1", "hidden_1_2"]
     last = tomllib.loads((tmp_path / "reviews-stage2" / "model.toml").read_text())
     assert [tensor["name"] for tensor in last["inputs"]] == ["hidden_1_1", "hidden_1_2"]
+    assert open_network(tmp_path / "reviews").digest() == exits.digest()
+    with pytest.raises(ModelError, match="it is an INT8 model, one stage of a network"):
+        open_network(tmp_path / "reviews-stage2")
     assert last["outputs"][0]["labels"] == list(CLASSES)
     assert last["metadata"]["provenance.settings.network"] == "reviews"
     assert last["metadata"]["provenance.settings.stage"] == "2"

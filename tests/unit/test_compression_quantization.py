@@ -18,6 +18,7 @@ from offramp_compression.export.formats import Format
 from offramp_compression.export.parity import INT8
 from offramp_compression.export.publish import Target
 from offramp_compression.network import Network
+from offramp_compression.network_source import open_network
 from offramp_compression.quantization.layers import Int8Model, Quantizer
 from offramp_compression.quantization.processor import needs_reduced_range
 from offramp_compression.quantization.quantize import Quantized, chosen_layers, open_quantizer, quantize
@@ -286,6 +287,10 @@ def test_an_int8_model_goes_into_a_repository_with_where_it_comes_from(made: Qua
     assert spec.metadata["provenance.data_digest"] == bands().digest()
     assert spec.metadata["provenance.metrics.accuracy"] == "0.5"
     assert spec.metadata["parity.reference"] == "the float network in torch eager"
+    with pytest.raises(
+        ModelError, match=r"net/1 has no network\.safetensors.*it is an INT8 model.*start from the model file"
+    ):
+        open_network(repository / "net")
 
 
 def test_an_int8_model_that_answers_otherwise_than_the_float_network_is_not_written(repository: Path) -> None:
