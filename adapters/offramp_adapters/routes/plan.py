@@ -33,6 +33,12 @@ class StateLost(OfframpError):
     reason = "unavailable"
 
 
+class Shed(OfframpError):
+    """The route does not take this request at the present load. Decided before anything of it was looked at."""
+
+    reason = "resource_exhausted"
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A model or a route of the same repository. An empty version is the latest that is ready."""

@@ -51,6 +51,8 @@ class Endpoint:
     scores: frozenset[str] = frozenset()
     # Changes with whatever may change its answers: version, engine, precision, a route's own settings.
     fingerprint: str = ""
+    # Of a model: its [metadata], which says what a segment is a segment of.
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ def spec_endpoint(spec: ModelSpec, engine: str = "") -> Endpoint:
         _facts(spec.public_outputs),
         spec.max_batch_size,
         fingerprint=f"{spec.name}:{spec.version} {spec.digest} {engine}",
+        metadata=spec.metadata,
     )
 
 
