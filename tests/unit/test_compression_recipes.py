@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -418,6 +419,23 @@ def test_what_is_no_network_any_more_cannot_be_started_from(recipe: Path, capsys
     recipe.write_text(HEAD + TEACHER + INT8 + again)
     assert run(recipe) == 2
     assert "step int8 makes a .onnx file, which cannot be trained or changed" in capsys.readouterr().err
+
+
+ZEROS = """
+[[steps]]
+name = "zeros"
+kind = "prune-weights"
+of = "teacher"
+sparsity = 0.6
+"""
+
+
+def test_the_share_of_zeros_is_said_over_all_and_by_layer(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(HEAD + TEACHER + ZEROS)
+    assert run(recipe, "--no-evaluation") == 0
+    said = re.search(r"^zeros: (\S+)% zeros: features.0 (\S+)%, features.4 (\S+)%, head", capsys.readouterr().out, re.M)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(60, abs=0.5)
 
 
 OTHER_CLASSES = """

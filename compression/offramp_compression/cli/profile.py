@@ -103,7 +103,9 @@ def _inputs(options: argparse.Namespace) -> tuple[torch.Tensor, ...]:
     from offramp_compression.data.dataset import tensors
 
     if (options.data is None) == (options.shape is None):
-        raise ConfigurationError("give either --data, to run the model on real examples, or --shape, on random ones")
+        raise ConfigurationError(
+            "give either --data, to run the model on real examples, or --shape, on random ones: --shape 1,28,28"
+        )
     if options.shape:
         return tuple(torch.rand(options.batch, *shape) for shape in options.shape)
     data = open_data(options)

@@ -71,6 +71,7 @@ def finish(
 def say_times(before: Network, after: Network, examples: learning.Examples, batch_size: int) -> None:
     """What a batch takes in torch eager, measured in turn."""
     import numpy as np
+    import torch
 
     from offramp_compression.data.dataset import tensors
     from offramp_compression.evaluation.load import ProcessorShare, remark
@@ -83,7 +84,8 @@ def say_times(before: Network, after: Network, examples: learning.Examples, batc
         f"eager, batch of {batch_size}: {times['before'] * 1e3:.2f} ms before, {times['after'] * 1e3:.2f} ms after "
         f"({times['before'] / times['after']:.2f} times the throughput)"
     )
-    if about := remark(share.value):
+    # On one thread they are the processor's times, in which other programs' do not count.
+    if torch.get_num_threads() > 1 and (about := remark(share.value)):
         warn(about)
 
 

@@ -10,7 +10,7 @@ from offramp_compression.distillation.settings import DistillationSettings
 from offramp_compression.evaluation.predict import accuracy
 from offramp_compression.factorization.factorize import Factorization, factorize
 from offramp_compression.network import Network
-from offramp_compression.pruning.masks import Masks, prune_weights
+from offramp_compression.pruning.masks import Masks, prune_weights, sparsity, zeros_by_layer
 from offramp_compression.pruning.plan import ChannelPruning, prune_channels
 from offramp_compression.recipes.steps.learning import Augmentation, StepTraining, settings_for, watching
 from offramp_compression.recipes.workshop import Step, Workshop
@@ -62,8 +62,11 @@ class PruneStep(ShrinkingStep):
     def shrink(self, network: Network, workshop: Workshop) -> tuple[Network, Masks | None]:
         data = workshop.data
         pruned = prune_channels(network, data.train, data.validation, self.channels)
-        widths = (f"{group.name} {group.size} to {pruned.stay.get(group.name, group.size)}"
-                  for group in pruned.channels.groups)  # fmt: skip
+        widths = (
+            f"{group.name} {group.size} to {pruned.stay[group.name]}"
+            for group in pruned.channels.groups
+            if pruned.stay.get(group.name, group.size) != group.size
+        )
         workshop.say(f"{self.name}: {', '.join(widths)}")
         return pruned.network, None
 
@@ -79,6 +82,10 @@ class PruneWeightsStep(ShrinkingStep):
 
     def shrink(self, network: Network, workshop: Workshop) -> tuple[Network, Masks | None]:
         pruned = prune_weights(network, self.sparsity, self.scope, self.keep)
+        shares = (
+            f"{name} {each.zeros / each.weights:.1%}" for name, each in zeros_by_layer(pruned.network.module).items()
+        )
+        workshop.say(f"{self.name}: {sparsity(pruned.network.module):.1%} zeros: {', '.join(shares)}")
         return pruned.network, pruned.masks
 
 
