@@ -12,6 +12,7 @@ from offramp_compression.evaluation.bootstrap import Bootstrap, Estimate
 from offramp_compression.evaluation.evaluation import Evaluation
 from offramp_compression.evaluation.latency import Timing
 from offramp_compression.evaluation.metrics import quality
+from offramp_compression.evaluation.tabulate import text
 from offramp_compression.recipes.data import RecipeData
 from offramp_compression.recipes.judge import verdicts_on
 from offramp_compression.recipes.schema import DataTable, Requirement
@@ -65,3 +66,13 @@ def test_a_test_part_with_a_class_that_nothing_was_learnt_of_is_refused(tmp_path
     write(tmp_path, "test", ("boot", "hat"), [0, 1])
     with pytest.raises(DataError, match='the model has no class "hat"'):
         _ = RecipeData(DataTable(path=str(tmp_path)), tmp_path, seed=0).test
+
+
+def test_models_become_columns_where_a_terminal_is_too_narrow_for_their_figures_in_rows() -> None:
+    models = [TEACHER, evaluation("student", 20_000, 0.1, 0.1)]
+    rows, columns = text(models).splitlines(), text(models, width=80).splitlines()
+    assert text(models, width=500).splitlines() == rows
+    assert [line.split()[0] for line in rows] == ["model", "teacher", "student"]
+    assert columns[0].split() == ["model", "teacher", "student"]
+    assert max(map(len, columns)) <= 80
+    assert [line.split()[-2:] for line in columns if line.startswith("parameters")] == [["1,000,000", "20,000"]]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from offramp_common.errors import ConfigurationError
 from offramp_common.extras import needs_extra
-from offramp_common.tables import table
 
 from offramp_compression.cli.options import (
     EXTRA,
@@ -21,6 +20,7 @@ from offramp_compression.cli.options import (
     open_data,
     prepare,
     say,
+    terminal_width,
     warn,
 )
 
@@ -73,8 +73,7 @@ def run(options: argparse.Namespace) -> int:
     evaluations = evaluate(
         subjects, data, reference=reference, batch_sizes=options.batch_sizes, bootstrap=bootstrap, say=say
     )
-    header = tabulate.header(evaluations)
-    say("\n" + table(header, [tabulate.row(each) for each in evaluations], right=range(2, len(header))))
+    say("\n" + tabulate.text(evaluations, terminal_width()))
     if about := tabulate.about_times(evaluations):
         warn(about)
     if options.html:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from offramp_common.extras import needs_extra
 from offramp_common.tables import table
 
-from offramp_compression.cli.options import EXTRA, Commands, say, warn
+from offramp_compression.cli.options import EXTRA, Commands, say, terminal_width, warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
         from offramp_compression.recipes.data import RecipeData
         from offramp_compression.recipes.read import read_recipe
         from offramp_compression.recipes.run import chosen, default_places, make
+        from offramp_compression.recipes.routes import publish_routes
         from offramp_compression.recipes.serve import publish_family
         from offramp_compression.runtime import prepare
     recipe = _as_asked(read_recipe(options.recipe), options)
@@ -67,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
     data = RecipeData(recipe.table.data, places.base, recipe.table.seed, options.data)
     products = make(recipe, places, data, say, warn=warn)
     served = publish_family(recipe, products, places.repository, data, say)
+    if not options.only:
+        publish_routes([places.base / route for route in recipe.table.routes], places.repository, say)
     if served:
         say(f"\nserve them with: offramp serve --model-repository {places.repository}")
     if options.no_evaluation:
@@ -89,8 +92,7 @@ def _report(
 ) -> int:
     from offramp_compression.evaluation import report, tabulate
 
-    header = tabulate.header(evaluations)
-    say("\n" + table(header, [tabulate.row(each) for each in evaluations], right=range(2, len(header))))
+    say("\n" + tabulate.text(evaluations, terminal_width()))
     if about := tabulate.about_times(evaluations):
         warn(about)
     facts = _facts(recipe, data)

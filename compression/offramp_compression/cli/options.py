@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -92,6 +93,11 @@ def open_data(options: argparse.Namespace, part: str | None = None, classes: tup
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+def terminal_width() -> int | None:
+    """In characters; None where nobody watches, such as in a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def warn(text: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from offramp_common.tables import table
+
 from offramp_compression.evaluation.bootstrap import Estimate
 from offramp_compression.evaluation.evaluation import Evaluation
 from offramp_compression.evaluation.load import remark
@@ -45,6 +47,21 @@ def row(evaluation: Evaluation) -> tuple[str, ...]:
         "" if evaluation.flops is None else f"{evaluation.flops / 1e6:.1f}",
         *(milliseconds(timing.seconds) for timing in evaluation.timings),
     )
+
+
+def text(evaluations: Sequence[Evaluation], width: int | None = None) -> str:
+    """A row for each model; or a column, where rows are longer than ``width`` and columns are not as long."""
+    names, rows = header(evaluations), [row(each) for each in evaluations]
+    wide = table(names, rows, right=range(2, len(names)))
+    if width is None or _width(wide) <= width:
+        return wide
+    first, *others = zip(names, *rows, strict=True)
+    tall = table(first, others, right=range(1, len(first)))
+    return tall if _width(tall) < _width(wide) else wide
+
+
+def _width(shown: str) -> int:
+    return max(map(len, shown.splitlines()))
 
 
 def about_times(evaluations: Sequence[Evaluation]) -> str:
