@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from offramp_common.text import quoted
 
@@ -18,6 +18,8 @@ EXIT = "offramp_exit"
 CONFIDENCE = "offramp_confidence"
 ARM = "offramp_arm"
 EPOCH = "offramp_epoch"
+# Of an ensemble with a stack: "stack", or "mean" where a member that it needs was missing.
+COMBINE = "offramp_combine"
 # Everything that the answer is made of, as "name:version", separated by commas.
 MODELS = "offramp_models"
 
@@ -39,6 +41,11 @@ def check_route(parameters: Parameters, kind: str, targets: Sequence[Target]) ->
     choices = " or ".join([f'"{kind}"', *(f'"{_MODEL}{name}"' for name in names)])
     shown = quoted(wanted) if isinstance(wanted, str) else repr(wanted)
     raise RouteRefused(f'parameter "{ROUTE}": expected {choices}, got {shown}')
+
+
+def per_item(values: Iterable[object]) -> str:
+    """One value for each item of the request; floating-point numbers with four significant digits."""
+    return ",".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
 
 
 def number(parameters: Parameters, key: str, low: float, high: float) -> float | None:

@@ -12,6 +12,7 @@ from offramp_common.toml_schema import bind, read_toml
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.repository.layout import MODEL_FILES, MODEL_TOML, ROUTE_TOML
+from offramp_server.repository.route_kinds.ensemble import EnsembleToml
 from offramp_server.repository.route_kinds.single import SingleToml
 
 
@@ -23,7 +24,7 @@ class RouteToml(Protocol):
         ...
 
 
-KINDS: MappingProxyType[str, type[RouteToml]] = MappingProxyType({"single": SingleToml})
+KINDS: MappingProxyType[str, type[RouteToml]] = MappingProxyType({"single": SingleToml, "ensemble": EnsembleToml})
 
 
 def read_route_toml(folder: Path) -> Definition:

@@ -1,0 +1,135 @@
+"""One answer out of several members' answers: the arithmetic, on arrays [members, items, classes].
+
+A member that is missing for an item, because it did not answer in time or gave NaN, has weight 0 there; the weights of
+the others are used in proportion to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp_adapters.routes.deciding import LOGITS, Scale
+
+Floats: TypeAlias = NDArray[np.float64]
+
+# A stack's features are log-probabilities no smaller than this: a probability of 0 must not outweigh everything else.
+FLOOR = -16.0
+# Sums of weights that differ by less than this part of all weights are equal but for rounding.
+_SAME = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Multinomial logistic regression over the members' log-probabilities (stacking: Wolpert, 1992).
+
+    `weights` are [members * classes][classes], the members one after another; `bias` is [classes].
+    """
+
+    weights: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+
+def assemble(answers: Sequence[Floats | None], items: int, classes: int) -> Floats:
+    """[members, items, classes]; NaN for members without an answer."""
+    whole = np.full((len(answers), items, classes), np.nan)
+    for member, answer in enumerate(answers):
+        if answer is not None:
+            whole[member] = answer
+    return whole
+
+
+def known(values: Floats) -> NDArray[np.bool_]:
+    """Whether there is an answer: the last dimension holds no NaN."""
+    found: NDArray[np.bool_] = np.logical_not(np.isnan(values).any(axis=-1))
+    return found
+
+
+def log_probabilities(values: NDArray[np.floating], scale: Scale, temperature: float = 1.0) -> Floats:
+    """Normalised natural logarithms, [items, classes], of logits or probabilities. A temperature above 1 makes them
+    less sure (Guo et al., On Calibration, 2017). An item with NaN, or without any probability, becomes NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logits = np.asarray(values, np.float64)
+        if scale != LOGITS:
+            logits = np.log(logits)
+        logits = logits / temperature
+        shifted = logits - logits.max(axis=-1, keepdims=True)
+        normalised: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalised
+
+
+def as_scale(probabilities: Floats, scale: Scale) -> Floats:
+    """Logits are logarithms of the probabilities: their softmax gives the probabilities back."""
+    if scale != LOGITS:
+        return probabilities
+    with np.errstate(divide="ignore"):
+        logarithms: Floats = np.log(probabilities)
+    return logarithms
+
+
+def mean(probabilities: Floats, weights: Floats) -> Floats:
+    """Weighted mean, [items, classes], of probabilities [members, items, classes] with weights [members, items]; NaN
+    for an item that nobody has weight for."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = weights / weights.sum(axis=0)
+    counted = np.where(weights[:, :, None] > 0, probabilities, 0.0)
+    combined: Floats = np.einsum("mi,mic->ic", shares, counted)
+    return combined
+
+
+def vote(probabilities: Floats, weights: Floats) -> Floats:
+    """Each class's share of the members' weighted votes, [items, classes].
+
+    A tie for the first place goes to the class with the higher mean probability: the tied classes divide what they
+    have together in proportion to theirs. If those are equal too, the class that comes first leads.
+    """
+    members, items, classes = probabilities.shape
+    ballots = np.zeros((members, items, classes))
+    chosen = np.where(weights > 0, _best(probabilities), 0)
+    np.put_along_axis(ballots, chosen[:, :, None], 1.0, axis=2)
+    shares = mean(ballots, weights)
+    leading = shares >= shares.max(axis=1, keepdims=True) - _SAME
+    if not (leading.sum(axis=1) > 1).any():
+        return shares
+    liked = np.where(leading, mean(probabilities, weights), 0.0)
+    together = np.where(leading, shares, 0.0).sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        divided = together * liked / liked.sum(axis=1, keepdims=True)
+    return np.where(leading, divided, shares)
+
+
+def stacked(logarithms: Floats, weights: Floats, bias: Floats) -> Floats:
+    """Probabilities, [items, classes], by a stack's `weights` [members * classes, classes] and `bias` [classes]."""
+    return np.exp(log_probabilities(features(logarithms) @ weights + bias, LOGITS))
+
+
+def features(logarithms: Floats) -> Floats:
+    """What a stack sees, [items, members * classes], of log-probabilities [members, items, classes]."""
+    members, items, classes = logarithms.shape
+    return np.maximum(logarithms, FLOOR).transpose(1, 0, 2).reshape(items, members * classes)
+
+
+def agreement(probabilities: Floats, weights: Floats, combined: Floats) -> Floats:
+    """Per item, the share of all the members' weight that is with members whose class is the combined one, [items].
+
+    `weights` are [members], whoever answered: one that is missing for an item has not agreed.
+    """
+    same = _best(probabilities) == _best(combined)
+    share: Floats = weights @ (same & known(probabilities) & known(combined)) / weights.sum()
+    return share
+
+
+def confidence(combined: Floats) -> Floats:
+    """Probability of the combined class, [items]."""
+    highest: Floats = combined.max(axis=1)
+    return highest
+
+
+def _best(probabilities: Floats) -> NDArray[np.intp]:
+    """Where two classes are equal, the one that comes first: the same for the same numbers, always."""
+    best: NDArray[np.intp] = probabilities.argmax(axis=-1)
+    return best

@@ -1,0 +1,245 @@
+"""Several models or routes answer together.
+
+All run side by side. With `quorum`, the answer is made of those that are in when the deadline is near, or when others
+have failed. A member that gives NaN for an item is missing for that item; an item for which fewer than `quorum` members
+are left (without one: fewer than all) is answered with NaN, as nothing is known of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from offramp_common.text import did_you_mean, quoted
+from open_inference.tensor import Tensor
+
+from offramp_adapters.routes import combine
+from offramp_adapters.routes.alike import check_classes, check_inputs
+from offramp_adapters.routes.combine import Floats, Stack
+from offramp_adapters.routes.deciding import Deciding, Scale, deciding_output
+from offramp_adapters.routes.parameters import COMBINE, CONFIDENCE, check_route, per_item
+from offramp_adapters.routes.plan import Answer, Outcomes, Plan, RouteRefused, Run, Target, Together, alone
+from offramp_adapters.routes.strategy import Endpoint, Face, Query, RouteInvalid
+
+Combine: TypeAlias = Literal["mean", "weighted_mean", "vote", "stack"]
+
+# The name of the score in Answer.scores.
+AGREEMENT = "agreement"
+TEMPERATURES = (0.01, 100.0)
+_WEIGHTED = ("weighted_mean", "vote")
+_WEIGHT, _TEMPERATURE = "weight.", "temperature."
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """`weight` counts for "weighted_mean" and "vote", in proportion to those of the others; one without is not run.
+    What the member says is divided by `temperature` on the scale of logits."""
+
+    target: Target
+    weight: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleRoute:
+    """`kind = "ensemble"`. Raises RouteInvalid for what does not go together whatever the members are."""
+
+    members: tuple[Member, ...]
+    combine: Combine = "mean"
+    output: str | None = None
+    scale: Scale | None = None
+    # None: all.
+    quorum: int | None = None
+    # Seconds.
+    margin: float = 0.002
+    stack: Stack | None = None
+    kind: ClassVar[str] = "ensemble"
+
+    def __post_init__(self) -> None:
+        _check_members(self)
+        if (self.combine == "stack") != (self.stack is not None):
+            raise RouteInvalid(
+                'combine = "stack" needs the weights that offramp fit-ensemble fits'
+                if self.stack is None
+                else f'weights of a stack belong to combine = "stack", not {quoted(self.combine)}'
+            )
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(member.target for member in self.members)
+
+    @property
+    def taking_part(self) -> tuple[Member, ...]:
+        """Those that are run."""
+        return tuple(member for member in self.members if member.weight > 0 or self.combine not in _WEIGHTED)
+
+    def settings(self) -> Mapping[str, float]:
+        """What can be set live."""
+        weights = {f"{_WEIGHT}{member.target}": member.weight for member in self.members}
+        temperatures = {f"{_TEMPERATURE}{member.target}": member.temperature for member in self.members}
+        return {**(weights if self.combine in _WEIGHTED else {}), **temperatures}
+
+    def with_settings(self, changes: Mapping[str, float]) -> EnsembleRoute:
+        """Raises RouteInvalid."""
+        known = self.settings()
+        for key in changes:
+            if key not in known:
+                raise RouteInvalid(f"this route has no setting {quoted(key)}{did_you_mean(key, known)}")
+        new = {**known, **changes}
+        members = tuple(
+            Member(
+                member.target,
+                new.get(f"{_WEIGHT}{member.target}", member.weight),
+                new[f"{_TEMPERATURE}{member.target}"],
+            )
+            for member in self.members
+        )
+        return replace(self, members=members)
+
+    def bind(self, endpoints: Mapping[Target, Endpoint]) -> Ensemble:
+        check_inputs(self.targets, endpoints)
+        deciding = {
+            target: deciding_output(endpoints[target], f'"{target}"', self.output, self.scale)
+            for target in self.targets
+        }
+        check_classes(self.targets, deciding)
+        labelled = next((target for target in self.targets if deciding[target].facts.labels), self.targets[0])
+        decides = deciding[labelled]
+        _check_count(decides, self.stack, len(self.members))
+        batches = min(endpoints[target].max_batch_size for target in self.targets)
+        face = Face(self.targets[0], labelled, (decides.name,), batches, frozenset({AGREEMENT}))
+        return Ensemble(self, face, decides, _arrays(self.stack))
+
+
+def _check_members(route: EnsembleRoute) -> None:
+    if not route.members:
+        raise RouteInvalid("an ensemble needs at least one member")
+    for member in route.members:
+        if route.targets.count(member.target) > 1:
+            raise RouteInvalid(f'member "{member.target}" is named twice; give it another weight instead')
+        if not 0 <= member.weight < math.inf:
+            raise RouteInvalid(f"{_WEIGHT}{member.target}: expected a number of at least 0, got {member.weight:g}")
+        low, high = TEMPERATURES
+        if not low <= member.temperature <= high:
+            raise RouteInvalid(
+                f"{_TEMPERATURE}{member.target}: expected a number from {low:g} to {high:g}, got {member.temperature:g}"
+            )
+    count = len(route.taking_part)
+    if not count:
+        raise RouteInvalid("every member has weight 0; expected one with more")
+    if route.quorum is not None and not 1 <= route.quorum <= count:
+        raise RouteInvalid(f"quorum: expected 1 to {count}, the members with a weight, got {route.quorum}")
+
+
+def _check_count(decides: Deciding, stack: Stack | None, members: int) -> None:
+    if decides.classes == 1:
+        raise RouteInvalid(f"output {decides.facts} has one class; there is nothing to combine with fewer than two")
+    if stack is None:
+        return
+    if decides.classes < 0:
+        raise RouteInvalid(f'output {decides.facts}: combine = "stack" needs a fixed number of classes')
+    rows, columns = len(stack.weights), len(stack.bias)
+    if (rows, columns) != (members * decides.classes, decides.classes):
+        raise RouteInvalid(
+            f"the stack was fitted for {rows} log-probabilities and {columns} classes; the {members} members have "
+            f"{members * decides.classes} of {decides.classes} classes; run offramp fit-ensemble again"
+        )
+
+
+def _arrays(stack: Stack | None) -> tuple[Floats, Floats] | None:
+    return None if stack is None else (np.array(stack.weights), np.array(stack.bias))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ensemble:
+    """The answer has the members' deciding output alone, by its name, on its scale, in its datatype: logits are the
+    logarithms of the combined probabilities."""
+
+    route: EnsembleRoute
+    face: Face
+    decides: Deciding
+    # Weights [members * classes, classes] and bias [classes].
+    stack: tuple[Floats, Floats] | None = None
+    kind: ClassVar[str] = "ensemble"
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return self.route.targets
+
+    def plan(self, query: Query) -> Plan[Answer]:
+        alone_wanted = check_route(query.parameters, self.kind, self.targets)
+        if alone_wanted is not None:
+            return (yield from alone(Run(alone_wanted)))
+        runs = tuple(Run(member.target) for member in self.route.taking_part)
+        outcomes = yield Together(runs, self.route.quorum, self.route.margin)
+        return self._combined(outcomes)
+
+    def _combined(self, outcomes: Outcomes) -> Answer:
+        logarithms = self._logarithms(outcomes)
+        whole: NDArray[np.bool_] = np.logical_and.reduce(combine.known(logarithms))
+        combined = self._probabilities(logarithms, whole)
+        parameters = {CONFIDENCE: per_item(combine.confidence(combined))}
+        if self.stack is not None:
+            parameters[COMBINE] = per_item("stack" if each else "mean" for each in whole)
+        return Answer(
+            [self._tensor(combined)],
+            # Those that the request decided are the same for all.
+            labels=next(answer.labels for answer in outcomes if answer is not None),
+            parameters=parameters,
+            models=_models(outcomes, logarithms),
+            scores={AGREEMENT: combine.agreement(np.exp(logarithms), self._weights(), combined)},
+        )
+
+    def _logarithms(self, outcomes: Outcomes) -> Floats:
+        """Log-probabilities, [members, items, classes]; NaN where there are none."""
+        given = [
+            None if answer is None else combine.log_probabilities(self._values(answer), self.decides.scale, temperature)
+            for temperature, answer in zip(self._temperatures(), outcomes, strict=True)
+        ]
+        shapes = {values.shape for values in given if values is not None}
+        if len(shapes) > 1:
+            said = " and ".join(str(list(shape)) for shape in sorted(shapes))
+            raise RouteRefused(
+                f"the members answer this request with {self.decides.name} of shapes {said}; expected one shape"
+            )
+        [(items, classes)] = shapes
+        return combine.assemble(given, items, classes)
+
+    def _values(self, answer: Answer) -> NDArray[np.floating]:
+        """[items, classes]."""
+        [tensor] = [output for output in answer.outputs if output.name == self.decides.name]
+        values = tensor.numpy()
+        return values if self.face.max_batch_size else values[None]
+
+    def _probabilities(self, logarithms: Floats, whole: NDArray[np.bool_]) -> Floats:
+        """[items, classes]; `whole` are the items for which no member is missing."""
+        there = combine.known(logarithms)
+        by_weight = combine.vote if self.route.combine == "vote" else combine.mean
+        combined = by_weight(np.exp(logarithms), there * self._weights()[:, None])
+        if self.stack is not None:
+            combined = np.where(whole[:, None], combine.stacked(logarithms, *self.stack), combined)
+        enough = there.sum(axis=0) >= (self.route.quorum or len(there))
+        return np.where(enough[:, None], combined, np.nan)
+
+    def _weights(self) -> Floats:
+        weighted = self.route.combine in _WEIGHTED
+        return np.array([member.weight if weighted else 1.0 for member in self.route.taking_part])
+
+    def _temperatures(self) -> list[float]:
+        return [member.temperature for member in self.route.taking_part]
+
+    def _tensor(self, probabilities: Floats) -> Tensor:
+        values = combine.as_scale(probabilities, self.decides.scale)
+        facts = self.decides.facts
+        return Tensor.from_numpy(facts.name, values if self.face.max_batch_size else values[0], facts.datatype)
+
+
+def _models(outcomes: Outcomes, logarithms: Floats) -> tuple[str, ...]:
+    """Of the members that have said something of at least one item."""
+    heard: NDArray[np.bool_] = np.logical_or.reduce(combine.known(logarithms), axis=1)
+    named = [answer.models for answer, counts in zip(outcomes, heard, strict=True) if answer is not None and counts]
+    return tuple(dict.fromkeys(model for models in named for model in models))
