@@ -28,6 +28,12 @@ class AlreadyExists(OfframpError):
     reason = "already_exists"
 
 
+class Conflict(OfframpError):
+    """Somebody else has changed it since the caller last looked. Looking again and deciding again may help."""
+
+    reason = "aborted"
+
+
 class FailedPrecondition(OfframpError):
     """Not in the present state, or not on this server as it is configured."""
 

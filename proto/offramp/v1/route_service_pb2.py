@@ -22,31 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eofframp/v1/route_service.proto\x12\nofframp.v1\"+\n\nRouteModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x99\x01\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.offramp.v1.RouteKind\x12&\n\x06models\x18\x03 \x03(\x0b\x32\x16.offramp.v1.RouteModel\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.offramp.v1.RouteState\x12\x0e\n\x06reason\x18\x05 \x01(\t\":\n\x11ListRoutesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListRoutesResponse\x12!\n\x06routes\x18\x01 \x03(\x0b\x32\x11.offramp.v1.Route\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetRouteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetRouteResponse\x12 \n\x05route\x18\x01 \x01(\x0b\x32\x11.offramp.v1.Route*>\n\tRouteKind\x12\x1a\n\x16ROUTE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11ROUTE_KIND_SINGLE\x10\x01*]\n\nRouteState\x12\x1b\n\x17ROUTE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11ROUTE_STATE_READY\x10\x01\x12\x1b\n\x17ROUTE_STATE_UNAVAILABLE\x10\x02\x32\xa2\x01\n\x0cRouteService\x12K\n\nListRoutes\x12\x1d.offramp.v1.ListRoutesRequest\x1a\x1e.offramp.v1.ListRoutesResponse\x12\x45\n\x08GetRoute\x12\x1b.offramp.v1.GetRouteRequest\x1a\x1c.offramp.v1.GetRouteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eofframp/v1/route_service.proto\x12\nofframp.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"~\n\nRouteModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x18\n\x10resolved_version\x18\x03 \x01(\t\x12(\n\x04role\x18\x04 \x01(\x0e\x32\x1a.offramp.v1.RouteModelRole\x12\r\n\x05label\x18\x05 \x01(\t\"\xfb\x03\n\x05Route\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.offramp.v1.RouteKind\x12&\n\x06models\x18\x03 \x03(\x0b\x32\x16.offramp.v1.RouteModel\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.offramp.v1.RouteState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x31\n\x08settings\x18\x07 \x03(\x0b\x32\x1f.offramp.v1.Route.SettingsEntry\x12:\n\rfile_settings\x18\x08 \x03(\x0b\x32#.offramp.v1.Route.FileSettingsEntry\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\n \x01(\t\x12\r\n\x05\x65poch\x18\x0b \x01(\x03\x12)\n\nload_level\x18\x0c \x01(\x0e\x32\x15.offramp.v1.LoadLevel\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x33\n\x11\x46ileSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\":\n\x11ListRoutesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListRoutesResponse\x12!\n\x06routes\x18\x01 \x03(\x0b\x32\x11.offramp.v1.Route\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetRouteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetRouteResponse\x12 \n\x05route\x18\x01 \x01(\x0b\x32\x11.offramp.v1.Route\"~\n\x12UpdateRouteRequest\x12 \n\x05route\x18\x01 \x01(\x0b\x32\x11.offramp.v1.Route\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"7\n\x13UpdateRouteResponse\x12 \n\x05route\x18\x01 \x01(\x0b\x32\x11.offramp.v1.Route\"!\n\x11WatchRouteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x12WatchRouteResponse\x12 \n\x05route\x18\x01 \x01(\x0b\x32\x11.offramp.v1.Route\"\x14\n\x12WatchRoutesRequest\"I\n\x13WatchRoutesResponse\x12!\n\x06routes\x18\x01 \x03(\x0b\x32\x11.offramp.v1.Route\x12\x0f\n\x07removed\x18\x02 \x03(\t\"Z\n\rSettingChange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x06\x62\x65\x66ore\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_beforeB\x08\n\x06_after\"\xb8\x01\n\x0bRouteChange\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.offramp.v1.RouteChangeKind\x12/\n\x0b\x63hange_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nchanged_by\x18\x04 \x01(\t\x12+\n\x08settings\x18\x05 \x03(\x0b\x32\x19.offramp.v1.SettingChange\"P\n\x17ListRouteChangesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x18ListRouteChangesResponse\x12(\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x17.offramp.v1.RouteChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x88\x01\n\tRouteKind\x12\x1a\n\x16ROUTE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11ROUTE_KIND_SINGLE\x10\x01\x12\x17\n\x13ROUTE_KIND_ENSEMBLE\x10\x02\x12\x19\n\x15ROUTE_KIND_EARLY_EXIT\x10\x03\x12\x14\n\x10ROUTE_KIND_SPLIT\x10\x04*]\n\nRouteState\x12\x1b\n\x17ROUTE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11ROUTE_STATE_READY\x10\x01\x12\x1b\n\x17ROUTE_STATE_UNAVAILABLE\x10\x02*\x83\x01\n\tLoadLevel\x12\x1a\n\x16LOAD_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOAD_LEVEL_IDLE\x10\x01\x12\x15\n\x11LOAD_LEVEL_NORMAL\x10\x02\x12\x13\n\x0fLOAD_LEVEL_BUSY\x10\x03\x12\x19\n\x15LOAD_LEVEL_OVERLOADED\x10\x04*\xa2\x01\n\x0eRouteModelRole\x12 \n\x1cROUTE_MODEL_ROLE_UNSPECIFIED\x10\x00\x12\x1b\n\x17ROUTE_MODEL_ROLE_MEMBER\x10\x01\x12\x1a\n\x16ROUTE_MODEL_ROLE_STAGE\x10\x02\x12\x18\n\x14ROUTE_MODEL_ROLE_ARM\x10\x03\x12\x1b\n\x17ROUTE_MODEL_ROLE_SHADOW\x10\x04*\x8e\x01\n\x0fRouteChangeKind\x12!\n\x1dROUTE_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19ROUTE_CHANGE_KIND_UPDATED\x10\x01\x12\x1a\n\x16ROUTE_CHANGE_KIND_FILE\x10\x02\x12\x1d\n\x19ROUTE_CHANGE_KIND_DROPPED\x10\x03\x32\xf2\x03\n\x0cRouteService\x12K\n\nListRoutes\x12\x1d.offramp.v1.ListRoutesRequest\x1a\x1e.offramp.v1.ListRoutesResponse\x12\x45\n\x08GetRoute\x12\x1b.offramp.v1.GetRouteRequest\x1a\x1c.offramp.v1.GetRouteResponse\x12N\n\x0bUpdateRoute\x12\x1e.offramp.v1.UpdateRouteRequest\x1a\x1f.offramp.v1.UpdateRouteResponse\x12M\n\nWatchRoute\x12\x1d.offramp.v1.WatchRouteRequest\x1a\x1e.offramp.v1.WatchRouteResponse0\x01\x12P\n\x0bWatchRoutes\x12\x1e.offramp.v1.WatchRoutesRequest\x1a\x1f.offramp.v1.WatchRoutesResponse0\x01\x12]\n\x10ListRouteChanges\x12#.offramp.v1.ListRouteChangesRequest\x1a$.offramp.v1.ListRouteChangesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'offramp.v1.route_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTEKIND']._serialized_start=476
-  _globals['_ROUTEKIND']._serialized_end=538
-  _globals['_ROUTESTATE']._serialized_start=540
-  _globals['_ROUTESTATE']._serialized_end=633
-  _globals['_ROUTEMODEL']._serialized_start=46
-  _globals['_ROUTEMODEL']._serialized_end=89
-  _globals['_ROUTE']._serialized_start=92
-  _globals['_ROUTE']._serialized_end=245
-  _globals['_LISTROUTESREQUEST']._serialized_start=247
-  _globals['_LISTROUTESREQUEST']._serialized_end=305
-  _globals['_LISTROUTESRESPONSE']._serialized_start=307
-  _globals['_LISTROUTESRESPONSE']._serialized_end=387
-  _globals['_GETROUTEREQUEST']._serialized_start=389
-  _globals['_GETROUTEREQUEST']._serialized_end=420
-  _globals['_GETROUTERESPONSE']._serialized_start=422
-  _globals['_GETROUTERESPONSE']._serialized_end=474
-  _globals['_ROUTESERVICE']._serialized_start=636
-  _globals['_ROUTESERVICE']._serialized_end=798
+  _globals['_ROUTE_SETTINGSENTRY']._loaded_options = None
+  _globals['_ROUTE_SETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_ROUTE_FILESETTINGSENTRY']._loaded_options = None
+  _globals['_ROUTE_FILESETTINGSENTRY']._serialized_options = b'8\001'
+  _globals['_ROUTEKIND']._serialized_start=1810
+  _globals['_ROUTEKIND']._serialized_end=1946
+  _globals['_ROUTESTATE']._serialized_start=1948
+  _globals['_ROUTESTATE']._serialized_end=2041
+  _globals['_LOADLEVEL']._serialized_start=2044
+  _globals['_LOADLEVEL']._serialized_end=2175
+  _globals['_ROUTEMODELROLE']._serialized_start=2178
+  _globals['_ROUTEMODELROLE']._serialized_end=2340
+  _globals['_ROUTECHANGEKIND']._serialized_start=2343
+  _globals['_ROUTECHANGEKIND']._serialized_end=2485
+  _globals['_ROUTEMODEL']._serialized_start=113
+  _globals['_ROUTEMODEL']._serialized_end=239
+  _globals['_ROUTE']._serialized_start=242
+  _globals['_ROUTE']._serialized_end=749
+  _globals['_ROUTE_SETTINGSENTRY']._serialized_start=649
+  _globals['_ROUTE_SETTINGSENTRY']._serialized_end=696
+  _globals['_ROUTE_FILESETTINGSENTRY']._serialized_start=698
+  _globals['_ROUTE_FILESETTINGSENTRY']._serialized_end=749
+  _globals['_LISTROUTESREQUEST']._serialized_start=751
+  _globals['_LISTROUTESREQUEST']._serialized_end=809
+  _globals['_LISTROUTESRESPONSE']._serialized_start=811
+  _globals['_LISTROUTESRESPONSE']._serialized_end=891
+  _globals['_GETROUTEREQUEST']._serialized_start=893
+  _globals['_GETROUTEREQUEST']._serialized_end=924
+  _globals['_GETROUTERESPONSE']._serialized_start=926
+  _globals['_GETROUTERESPONSE']._serialized_end=978
+  _globals['_UPDATEROUTEREQUEST']._serialized_start=980
+  _globals['_UPDATEROUTEREQUEST']._serialized_end=1106
+  _globals['_UPDATEROUTERESPONSE']._serialized_start=1108
+  _globals['_UPDATEROUTERESPONSE']._serialized_end=1163
+  _globals['_WATCHROUTEREQUEST']._serialized_start=1165
+  _globals['_WATCHROUTEREQUEST']._serialized_end=1198
+  _globals['_WATCHROUTERESPONSE']._serialized_start=1200
+  _globals['_WATCHROUTERESPONSE']._serialized_end=1254
+  _globals['_WATCHROUTESREQUEST']._serialized_start=1256
+  _globals['_WATCHROUTESREQUEST']._serialized_end=1276
+  _globals['_WATCHROUTESRESPONSE']._serialized_start=1278
+  _globals['_WATCHROUTESRESPONSE']._serialized_end=1351
+  _globals['_SETTINGCHANGE']._serialized_start=1353
+  _globals['_SETTINGCHANGE']._serialized_end=1443
+  _globals['_ROUTECHANGE']._serialized_start=1446
+  _globals['_ROUTECHANGE']._serialized_end=1630
+  _globals['_LISTROUTECHANGESREQUEST']._serialized_start=1632
+  _globals['_LISTROUTECHANGESREQUEST']._serialized_end=1712
+  _globals['_LISTROUTECHANGESRESPONSE']._serialized_start=1714
+  _globals['_LISTROUTECHANGESRESPONSE']._serialized_end=1807
+  _globals['_ROUTESERVICE']._serialized_start=2488
+  _globals['_ROUTESERVICE']._serialized_end=2986
 # @@protoc_insertion_point(module_scope)

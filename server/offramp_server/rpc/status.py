@@ -21,6 +21,7 @@ CODES = MappingProxyType(
         errors.InvalidRequest: Code.INVALID_ARGUMENT,
         errors.NotFound: Code.NOT_FOUND,
         errors.AlreadyExists: Code.ALREADY_EXISTS,
+        errors.Conflict: Code.ABORTED,
         errors.FailedPrecondition: Code.FAILED_PRECONDITION,
         errors.NotSupported: Code.UNIMPLEMENTED,
         errors.PermissionDenied: Code.PERMISSION_DENIED,
