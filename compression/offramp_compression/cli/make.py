@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
     with needs_extra(EXTRA, "offramp make"):
         from offramp_compression.recipes.data import RecipeData
         from offramp_compression.recipes.read import read_recipe
-        from offramp_compression.recipes.run import chosen, default_places, make
         from offramp_compression.recipes.routes import publish_routes
+        from offramp_compression.recipes.run import chosen, default_places, make
         from offramp_compression.recipes.serve import publish_family
         from offramp_compression.runtime import prepare
     recipe = _as_asked(read_recipe(options.recipe), options)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, Unpack
 
 import numpy as np
 import torch
 from offramp_common.errors import ConfigurationError
 from offramp_common.toml_schema import Rule, between, every
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from offramp_compression.data.batches import Augment, Batches
 from offramp_compression.data.dataset import Dataset, tensors
+from offramp_compression.errors import ModelError
 from offramp_compression.exits.attach import attach
 from offramp_compression.exits.frozen import Heads, never_varies, pooled_batches
 from offramp_compression.exits.network import MultiExit
@@ -20,6 +24,9 @@ from offramp_compression.exits.objectives import JointExits, SelfDistilledExits
 from offramp_compression.network import Network
 from offramp_compression.training.learn import Learnt, Watching, learn
 from offramp_compression.training.settings import TrainingSettings
+
+# What the heads' weights are called in a network's file.
+_HEADS = "heads."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,23 @@ class ExitSettings:
     # Of what they learn from the deepest.
     temperature: Annotated[float, Rule("a number above 0", lambda value: value > 0)] = 3.0
     label_smoothing: Annotated[float, between(0, 1)] = 0.0
+
+
+def load_exits(network: Network, exits: ExitSettings, data: Dataset, file: Path) -> Network:
+    """A copy of `network` with exits that learnt before, on a frozen trunk: the weights "heads.*" of a .safetensors
+    `file`, such as the model file of a network with exits; whatever else it holds does not count.
+
+    Raises what `attach` raises, and ModelError if the file has no heads or others.
+    """
+    child = _attached(network, exits, data, seed=0)
+    module = child.module
+    assert isinstance(module, MultiExit)
+    try:
+        found = load_file(file).items()
+        module.heads.load_state_dict({name[len(_HEADS) :]: each for name, each in found if name.startswith(_HEADS)})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{file} does not hold the heads of exits at {', '.join(exits.modules)}: {error}") from error
+    return child.described(settings={"train": "frozen", "heads": file.name})
 
 
 def learn_exits(

@@ -104,6 +104,8 @@ class RecipeTable:
     # Of the processor; 0: all.
     threads: Annotated[int, between(0)] = 0
     device: str = "cpu"
+    # Folders, relative to the recipe, each with a route.toml that goes to the repository under the folder's name.
+    routes: tuple[str, ...] = ()
     data: DataTable = field(default_factory=DataTable)
     budget: BudgetTable = field(default_factory=BudgetTable)
     evaluation: EvaluationTable = field(default_factory=EvaluationTable)

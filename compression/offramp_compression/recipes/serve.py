@@ -95,8 +95,7 @@ def _publish(product: Product, target: Target, data: RecipeData, fingerprint: st
     network = product.made.described(settings=mark)
     variable = text_lengths(network.input_names, inputs)
     if isinstance(network.module, MultiExit):
-        # Only the first stage takes what an app has, and a route will ask that one.
-        return export_segments(expanded(network), inputs, target, variable=variable)
+        return export_segments(expanded(network), inputs, target, variable=variable, additions=_preparing(inputs, data))
     return [export_network(network, inputs, target, variable=variable, additions=_preparing(inputs, data))]
 
 
