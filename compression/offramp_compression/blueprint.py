@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -63,10 +64,23 @@ def _construct(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         module = callable_(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"architecture {quoted(architecture)} cannot be built: {error}") from error
+        raise ModelError(f"architecture {quoted(architecture)} cannot be built: {error}{_taken(callable_)}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{quoted(architecture)} made a {type(module).__name__}; expected a torch.nn.Module")
     return module
+
+
+def _taken(callable_: Callable[..., Any]) -> str:
+    """What an architecture takes, with its defaults, as a hint at the kinds of values."""
+    try:
+        parameters = inspect.signature(callable_).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    known = ", ".join(
+        each.name if each.default is each.empty else f"{each.name}={json.dumps(each.default, default=str)}"
+        for each in parameters
+    )
+    return f"; it takes {known}"
 
 
 def _require_known(arguments: Mapping[str, Any], callable_: Callable[..., Any], architecture: str) -> None:

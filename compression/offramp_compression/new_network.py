@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from offramp_compression.architectures import ARCHITECTURES
 from offramp_compression.blueprint import Blueprint
-from offramp_compression.data.dataset import Dataset
+from offramp_compression.data.dataset import Dataset, tensors
+from offramp_compression.errors import ModelError
+from offramp_compression.inputs import understood
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance
 
@@ -20,6 +23,8 @@ from offramp_compression.provenance import Provenance
 _SAMPLED = 10_000
 # So many are looked at in double precision at a time, as all of them would take more memory than the data.
 _CHUNK = 256
+
+_LEAVE_OUT = "leave out the arguments that the data decide, such as num_classes, in_channels and image_size"
 
 
 def new_network(
@@ -29,13 +34,32 @@ def new_network(
 
     Of the arguments that are not given, those that the data decide are filled in: the number of classes, the channels
     and the side of pictures, the mean and spread of their pixels, and `vocabulary`, the number of tokens. Raises
-    ModelError for an architecture that does not exist or does not take the arguments.
+    ModelError for an architecture that does not exist or does not take the arguments, and for arguments with which it
+    does not take the data or does not tell their classes apart.
     """
     blueprint = Blueprint(architecture, {**_fitting(architecture, data, vocabulary), **arguments})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = blueprint.build()
-    return Network(module.eval(), blueprint, data.class_names, input_names(data), ("logits",), Provenance("new"))
+    _require_fit(module.eval(), data)
+    return Network(module, blueprint, data.class_names, input_names(data), ("logits",), Provenance("new"))
+
+
+def _require_fit(module: nn.Module, data: Dataset) -> None:
+    """Ask it about two examples: better now than by a traceback from within the first step of training."""
+    examples = tensors(data, np.arange(min(2, len(data))))
+    try:
+        with torch.inference_mode(), understood(examples):
+            answer = module(*examples)
+    except ModelError as error:
+        raise ModelError(f"{error}; {_LEAVE_OUT}") from error
+    logits = answer[-1] if isinstance(answer, tuple) else answer
+    wanted = [len(examples[0]), len(data.class_names)]
+    if list(logits.shape) != wanted:
+        raise ModelError(
+            f"the network answers {len(examples[0])} examples with {list(logits.shape)}, and data of "
+            f"{len(data.class_names)} classes need {wanted}; {_LEAVE_OUT}"
+        )
 
 
 def input_names(data: Dataset) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ class TestBlueprints:
         ("blueprint", "complaint"),
         [
             (Blueprint("resnet"), 'no architecture "resnet"; did you mean "resnet18"'),
-            (Blueprint("resnet18", {"depth": 3}), '"resnet18" cannot be built: .*depth'),
+            (Blueprint("resnet18", {"depth": 3}), '"resnet18" has no argument "depth"; did you mean "width"'),
             (Blueprint("resnet18", {"stem": "tall"}), 'stem: expected "small" or "imagenet", got \'tall\''),
             (Blueprint("resnet18", {"mean": [0.1], "std": [0.0]}), "expected deviations above 0"),
             (Blueprint("resnet18", {"mean": [0.1, 0.2], "std": [1.0]}), "expected as many means as deviations"),

@@ -163,6 +163,12 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(
         (("--set", "channels"), "--set channels: expected KEY=VALUE"),
         (("--set", "chanels=[3]"), 'architecture "tiny_cnn" has no argument "chanels"; did you mean "channels"?'),
         (("--set", "channels=[8,oops]"), "--set channels: [8,oops] is not JSON (Expecting value at character 3)"),
+        (
+            ("--set", "channels=8"),
+            "cannot be built: object of type 'int' has no len(); it takes channels=[16, 32], in_chan",
+        ),
+        (("--set", "num_classes=4"), "answers 2 examples with [2, 4], and data of 3 classes need [2, 3]; leave out"),
+        (("--set", "in_channels=3"), "the network does not run on inputs float32 [2, 1, 6, 6]"),
         (("--set", "channels={8"), "expected something such as 16, [8, 16], true, or a word"),
         (("--set", "channels='8'"), "--set channels: '8' is not JSON"),
         (("--limit", "2"), "--limit 2: there are 3 classes; expected at least one of each"),
