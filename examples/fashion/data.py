@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from offramp_compression.data.dataset import Dataset
 from offramp_compression.data.sources import open_dataset
 from offramp_compression.errors import DataError
@@ -54,19 +55,42 @@ def write_sample(source: Path, sample: Path = SAMPLE) -> None:
     """
     sample.mkdir(exist_ok=True)
     for part, per_class in SAMPLED.items():
-        drawn = draw_sample(open_dataset(source, part, "idx"), per_class)
-        np.savez_compressed(
-            sample / f"{part}.npz",
-            x=drawn.inputs[0], labels=drawn.labels.astype(np.uint8), class_names=np.asarray(CLASS_NAMES),
-        )  # fmt: skip
+        _write(sample / f"{part}.npz", draw_sample(open_dataset(source, part, "idx"), per_class))
+
+
+def write_halves(source: Path, folder: Path) -> None:
+    """Part the test images into `calibration.npz` and `unseen.npz`: thresholds are chosen on the one, and what they
+    come to is measured on the other, which has the images of the committed sample. Always the same images.
+
+    Raises DataError if the IDX files in ``source`` are missing or damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    test = open_dataset(source, "test", "idx")
+    shown = draw(test.labels, SAMPLED["test"])
+    rest = np.setdiff1d(np.arange(len(test)), shown)
+    calibration = rest[draw(test.labels[rest], len(test) // (2 * len(CLASS_NAMES)), seed=1)]
+    unseen = np.setdiff1d(np.arange(len(test)), calibration)
+    for name, chosen in (("calibration", calibration), ("unseen", unseen)):
+        _write(folder / f"{name}.npz", test.take(chosen))
 
 
 def draw_sample(data: Dataset, per_class: int, seed: int = 0) -> Dataset:
     """``per_class`` examples of every class of ``data``, drawn without replacement and then shuffled."""
+    return data.take(draw(data.labels, per_class, seed))
+
+
+def draw(labels: NDArray[np.int64], per_class: int, seed: int = 0) -> NDArray[np.int64]:
+    """Positions of ``per_class`` examples of every class."""
     random = np.random.default_rng(seed)
-    classes = range(len(data.class_names))
-    drawn = [random.choice(np.flatnonzero(data.labels == c), per_class, replace=False) for c in classes]
-    return data.take(random.permutation(np.concatenate(drawn)))
+    classes = range(len(CLASS_NAMES))
+    drawn = [random.choice(np.flatnonzero(labels == c), per_class, replace=False) for c in classes]
+    return random.permutation(np.concatenate(drawn))
+
+
+def _write(path: Path, data: Dataset) -> None:
+    np.savez_compressed(
+        path, x=data.inputs[0], labels=data.labels.astype(np.uint8), class_names=np.asarray(CLASS_NAMES)
+    )
 
 
 def locate(given: Path | None = None) -> Path:
@@ -158,12 +182,15 @@ _WAYS_OUT = (
 def main() -> int:
     parser = argparse.ArgumentParser(description="Find or fetch Fashion-MNIST and say where it is.")
     parser.add_argument("--data", type=Path, help="a folder with the four IDX .gz files; found or fetched otherwise")
+    parser.add_argument("--halves", type=Path, metavar="DIR", help="write calibration.npz and unseen.npz there")
     parser.add_argument("--write-sample", action="store_true", help=f"draw {SAMPLE.name}/ again, as it was drawn")
     options = parser.parse_args()
     try:
         folder = locate(options.data)
         if options.write_sample:
             write_sample(folder)
+        if options.halves:
+            write_halves(folder, options.halves)
     except DataError as error:
         print(f"data.py: {error}", file=sys.stderr)
         return 2

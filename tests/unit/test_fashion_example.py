@@ -106,6 +106,22 @@ class TestSample:
         assert [label_of[image.tobytes()] for image in sample.inputs[0]] == sample.labels.tolist()
 
 
+class TestHalves:
+    def test_thresholds_are_chosen_on_images_that_nothing_else_is_measured_on(self, tmp_path: Path) -> None:
+        source = write_data_set(tmp_path / "set", train_count=600, test_count=1200)
+        data.write_sample(source, tmp_path / "sample")
+        data.write_halves(source, tmp_path)
+        sample = pixels(open_dataset(tmp_path / "sample", "test"))
+        calibration, unseen = (pixels(open_dataset(tmp_path / f"{name}.npz")) for name in ("calibration", "unseen"))
+        assert (len(calibration), len(unseen)) == (600, 600)
+        assert not calibration & unseen
+        assert sample <= unseen
+
+
+def pixels(images: Dataset) -> set[bytes]:
+    return {image.tobytes() for image in images.inputs[0]}
+
+
 class TestRecipes:
     @pytest.mark.parametrize("path", sorted(EXAMPLE.glob("*.toml")), ids=lambda path: path.name)
     def test_each_can_be_read(self, path: Path) -> None:
