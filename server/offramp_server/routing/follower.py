@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from offramp_adapters.audits.observation import Observation
+from offramp_adapters.routes.parameters import ROUTE
 from offramp_adapters.routes.plan import Answer, FollowUp, Outcomes, Run, Together
 from offramp_adapters.routes.strategy import Query
 
@@ -105,7 +106,9 @@ class Follower:
             route = self._routes.get(below.name)
             if route is None:
                 raise Unavailable(f'route "{below.name}" was unloaded')
-            return await self._answer(route, below, asked)
+            # Said to the route that was called, which has heeded it.
+            kept = {key: value for key, value in request.parameters.items() if key != ROUTE}
+            return await self._answer(route, below, replace(asked, parameters=kept))
         assert below.model is not None
         return await self._runner.run(below.model, asked)
 
