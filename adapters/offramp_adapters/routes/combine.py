@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp_adapters.confidence.temperature import log_probabilities
 from offramp_adapters.routes.deciding import LOGITS, Scale
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -47,19 +48,6 @@ def known(values: Floats) -> NDArray[np.bool_]:
     """Whether there is an answer: the last dimension holds no NaN."""
     found: NDArray[np.bool_] = np.logical_not(np.isnan(values).any(axis=-1))
     return found
-
-
-def log_probabilities(values: NDArray[np.floating], scale: Scale, temperature: float = 1.0) -> Floats:
-    """Normalised natural logarithms, [items, classes], of logits or probabilities. A temperature above 1 makes them
-    less sure (Guo et al., On Calibration, 2017). An item with NaN, or without any probability, becomes NaN."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logits = np.asarray(values, np.float64)
-        if scale != LOGITS:
-            logits = np.log(logits)
-        logits = logits / temperature
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        normalised: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return normalised
 
 
 def as_scale(probabilities: Floats, scale: Scale) -> Floats:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from offramp_common.text import did_you_mean, quoted
 from open_inference.tensor import Tensor
 
+from offramp_adapters.confidence.temperature import TEMPERATURES, log_probabilities
 from offramp_adapters.routes import combine
 from offramp_adapters.routes.alike import check_classes, check_inputs
 from offramp_adapters.routes.combine import Floats, Stack
@@ -29,7 +30,6 @@ Combine: TypeAlias = Literal["mean", "weighted_mean", "vote", "stack"]
 
 # The name of the score in Answer.scores.
 AGREEMENT = "agreement"
-TEMPERATURES = (0.01, 100.0)
 _WEIGHTED = ("weighted_mean", "vote")
 _WEIGHT, _TEMPERATURE = "weight.", "temperature."
 
@@ -197,7 +197,7 @@ class Ensemble:
     def _logarithms(self, outcomes: Outcomes) -> Floats:
         """Log-probabilities, [members, items, classes]; NaN where there are none."""
         given = [
-            None if answer is None else combine.log_probabilities(self._values(answer), self.decides.scale, temperature)
+            None if answer is None else log_probabilities(self._values(answer), self.decides.scale, temperature)
             for temperature, answer in zip(self._temperatures(), outcomes, strict=True)
         ]
         shapes = {values.shape for values in given if values is not None}

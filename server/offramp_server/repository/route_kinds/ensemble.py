@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from offramp_adapters.confidence.temperature import TEMPERATURES
 from offramp_adapters.routes.combine import Stack
 from offramp_adapters.routes.deciding import Scale
-from offramp_adapters.routes.ensemble import TEMPERATURES, Combine, EnsembleRoute, Member
+from offramp_adapters.routes.ensemble import Combine, EnsembleRoute, Member
 from offramp_common.toml_schema import between
 
 from offramp_server.repository.route_kinds.targets import TargetName, Version, target
