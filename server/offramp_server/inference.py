@@ -31,6 +31,8 @@ class InferRequest:
     arrived_ns: int = 0
     # Stages that it has behind it.
     depth: int = 0
+    # Some of it may go on to a deeper stage.
+    may_continue: bool = False
     # Nobody waits for it.
     background: bool = False
 

@@ -93,7 +93,8 @@ class ModelRunner:
         work = Work(
             valid.tensors, valid.items, valid.shape_key, self._loop.create_future(),
             request.priority or DEFAULT_PRIORITY, deadline,
-            arrived_ns=request.arrived_ns, depth=request.depth, background=request.background,
+            arrived_ns=request.arrived_ns, depth=request.depth, may_continue=request.may_continue,
+            background=request.background,
         )  # fmt: skip
         answer = await model.run(work)
         for spec, tensor in zip(model.spec.outputs, answer.outputs, strict=True):

@@ -14,7 +14,7 @@ from offramp_server.inference import InferRequest
 from offramp_server.model_spec import VARIABLE, ModelSpec
 from offramp_server.preprocess.items import Preprocessor, check_size
 from offramp_server.preprocess.pool import PreprocessPool
-from offramp_server.scheduling.work import DEFAULT_PRIORITY
+from offramp_server.scheduling.work import DEFAULT_PRIORITY, LAST_PRIORITY
 from offramp_server.validation import Limits, ValidatedInputs, validate
 from offramp_server.workers.backend import LoadedModel
 
@@ -46,10 +46,10 @@ class Preparation:
         brought = validate(request, spec.public_inputs, spec.outputs, spec.max_batch_size, self._limits)
         self._check_sizes(spec, brought.items)
         [items] = brought.tensors
-        with lane.preparing(brought.items):
+        with lane.preparing(brought.items, request.background):
             tensors = await self._pool.run(
                 lambda stop: preprocessor.prepare(items, stop, self._limits.max_tensor_bytes),
-                request.priority or DEFAULT_PRIORITY, deadline,
+                LAST_PRIORITY if request.background else request.priority or DEFAULT_PRIORITY, deadline,
             )  # fmt: skip
         if not spec.batches:
             tensors = [Tensor(tensor.name, tensor.datatype, tensor.shape[1:], tensor.data) for tensor in tensors]

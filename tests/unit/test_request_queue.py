@@ -22,7 +22,7 @@ async def test_a_queue_whose_head_never_moves_does_not_fill_up_with_cancelled_re
         waiting.discard(cancelled)
     assert waiting.requests == waiting.items == 1
     assert waiting._entries <= queue.SWEEP_ABOVE + 1
-    assert waiting.take_batch() == [head]
+    assert waiting.take_batch(head) == [head]
 
 
 async def test_the_timer_forgets_answered_requests_long_before_their_deadlines() -> None:

@@ -61,6 +61,8 @@ class Run:
     inputs_are: str = ""
     # Stages that this request has behind it: the scheduler lets deep ones gather (WORKERS: shallow first).
     depth: int = 0
+    # Some of it may go on to a deeper stage: the scheduler does not send its worker something else ahead of that.
+    may_continue: bool = False
 
 
 @dataclass(frozen=True, slots=True)

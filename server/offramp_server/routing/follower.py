@@ -100,7 +100,10 @@ class Follower:
 
     async def _target(self, bound: BoundRoute, run: Run, request: InferRequest) -> Answer:
         inputs = request.inputs if run.inputs is None else run.inputs
-        asked = replace(request, inputs=inputs, depth=request.depth + run.depth)
+        asked = replace(
+            request, inputs=inputs, depth=request.depth + run.depth,
+            may_continue=request.may_continue or run.may_continue,
+        )  # fmt: skip
         below = bound.below[run.target]
         if isinstance(below, BoundRoute):
             route = self._routes.get(below.name)

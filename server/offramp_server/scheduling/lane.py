@@ -8,16 +8,10 @@ from contextlib import contextmanager
 
 from offramp_server.errors import Overloaded
 from offramp_server.model_spec import ModelSpec
+from offramp_server.scheduling.cost import CostCurve
 from offramp_server.scheduling.queue import RequestQueue
 from offramp_server.scheduling.work import Work
 from offramp_server.telemetry.stats import ModelStats
-
-# Weight of the newest batch in the running mean of a model's cost.
-COST_WEIGHT = 0.1
-
-# A batch cheaper than this costs less than the round trip to its worker, so waiting for it gains nothing
-# (measured: sending small batches ahead helps below about 0.2 ms and costs a third of the batch size above).
-TRIVIAL_BATCH_SECONDS = 0.0002
 
 
 class Lane:
@@ -29,11 +23,7 @@ class Lane:
         self.spec = spec
         self.stats = stats
         self.queue = RequestQueue(spec.max_batch_size)
-        # Running means, first taken from the warm-up. A model that had none may cost anything, and must not be taken
-        # for a trivial one: that may be computed on the event loop.
-        per_item = [seconds / items for items, seconds in seconds_by_items.items()]
-        self.seconds_per_item = min(per_item, default=0.0)
-        self.seconds_per_batch = max(seconds_by_items.values(), default=TRIVIAL_BATCH_SECONDS)
+        self.cost = CostCurve(seconds_by_items, spec.max_batch_size)
         # Rows whose inputs are being prepared, before they are queued.
         self.preparing_items = 0
         # Requests that are queued or being computed.
@@ -42,34 +32,34 @@ class Lane:
         self._expected = 0
         self._idle: asyncio.Event | None = None
 
-    @property
-    def trivial(self) -> bool:
-        return self.seconds_per_batch < TRIVIAL_BATCH_SECONDS
-
-    def admit(self, items: int) -> None:
+    def admit(self, items: int, background: bool = False) -> None:
         """Raises Overloaded if the queue is full, with the time that its work will take as the hint. A request that
-        is larger than the queue may be is let in if nobody waits: coming back later would not help it."""
+        is larger than the queue may be is let in if nobody waits: coming back later would not help it. What nobody
+        waits for has a limit of its own, of the same size, so that it never takes a place from the others."""
         limit = self.spec.batching.max_queue_items
-        waiting = self.queue.items + self.preparing_items
+        waiting = self.queue.background_items
+        if not background:
+            waiting = self.queue.items - waiting + self.preparing_items
         if waiting and waiting + items > limit:
             raise Overloaded(
                 f'{waiting} items wait for model "{self.spec.name}", which is its limit ({limit})',
-                retry_after=max(0.01, waiting * self.seconds_per_item),
+                retry_after=max(0.01, waiting * self.cost.per_item),
             )
 
     @contextmanager
-    def preparing(self, items: int) -> Iterator[None]:
+    def preparing(self, items: int, background: bool = False) -> Iterator[None]:
         """Count rows as waiting, and keep the model in place for them, while their inputs are prepared.
 
         Raises Overloaded as `admit` does.
         """
-        self.admit(items)
-        self.preparing_items += items
+        self.admit(items, background)
+        counted = 0 if background else items
+        self.preparing_items += counted
         try:
-            yield
+            with self.expected():
+                yield
         finally:
-            self.preparing_items -= items
-            self._note_idle()
+            self.preparing_items -= counted
 
     def enter(self, work: Work) -> None:
         """A request has come that will be queued or computed."""
@@ -82,7 +72,7 @@ class Lane:
 
     @contextmanager
     def expected(self) -> Iterator[None]:
-        """Keep the model in place for a request that runs it more than once."""
+        """Keep the model in place for a request that will enter, or will again."""
         self._expected += 1
         try:
             yield
@@ -99,12 +89,8 @@ class Lane:
 
     @property
     def _is_idle(self) -> bool:
-        return not (self.entered or self.preparing_items or self._expected)
+        return not (self.entered or self._expected)
 
     def _note_idle(self) -> None:
         if self._idle is not None and self._is_idle:
             self._idle.set()
-
-    def learn_cost(self, items: int, seconds: float) -> None:
-        self.seconds_per_batch += COST_WEIGHT * (seconds - self.seconds_per_batch)
-        self.seconds_per_item += COST_WEIGHT * (seconds / items - self.seconds_per_item)

@@ -21,14 +21,15 @@ class RequestQueue:
         self._max_batch_items = max(1, max_batch_items)
         self._groups: dict[Hashable, list[_Entry]] = {}
         self._entries = 0
-        self.items = 0
         self.requests = 0
+        self.items = 0
+        # Those of `items` for which nobody waits.
+        self.background_items = 0
 
     def push(self, work: Work) -> None:
         heapq.heappush(self._groups.setdefault(work.batch_key, []), (work.order, work))
         self._entries += 1
-        self.items += work.items
-        self.requests += 1
+        self._count(work, 1)
         work.queued = True
 
     def discard(self, work: Work) -> None:
@@ -39,8 +40,7 @@ class RequestQueue:
         if not work.queued:
             return
         work.queued = False
-        self.items -= work.items
-        self.requests -= 1
+        self._count(work, -1)
         work.inputs = ()
         if self._entries > SWEEP_ABOVE and self._entries > 2 * self.requests:
             self._sweep()
@@ -53,28 +53,29 @@ class RequestQueue:
         # There are none if all were cancelled in this turn of the loop.
         return min(heads)[1] if heads else None
 
-    def has_full_batch(self) -> bool:
-        """Whether the next batch could not grow by waiting."""
-        head = self.head()
-        if head is None:
-            return False
+    def has_full_batch(self, head: Work) -> bool:
+        """Whether the batch that begins with `head`, which `head()` has returned, could not grow by waiting."""
         if head.alone or len(self._groups) == 1:
             return head.alone or self.items >= self._max_batch_items
-        return self._group_items(head.batch_key) >= self._max_batch_items
+        missing = self._max_batch_items
+        for _, work in self._groups[head.batch_key]:
+            missing -= work.items if work.waits else 0
+            if missing <= 0:
+                return True
+        return False
 
-    def take_batch(self) -> list[Work]:
-        """Remove and return the requests of the next batch: at most `max_batch_items` rows, never past the first
-        request that does not fit, so that a large one is not overtaken for ever."""
-        head = self.head()
-        if head is None:
-            return []
-        batch = [self._pop(head.batch_key)]
-        room = self._max_batch_items - head.items
+    def take_batch(self, head: Work, max_items: int | None = None) -> list[Work]:
+        """Remove and return the batch that begins with `head`, which `head()` has returned: at most `max_items` rows
+        (left out: as many as the model takes), never past the first request that does not fit, so that a large one is
+        not overtaken for ever."""
+        key = head.batch_key
+        batch = [self._pop(key)]
+        room = (self._max_batch_items if max_items is None else max_items) - head.items
         while not head.alone and room > 0:
-            entry = self._live_head(head.batch_key)
+            entry = self._live_head(key)
             if entry is None or entry[1].items > room or entry[1].alone:
                 break
-            batch.append(self._pop(head.batch_key))
+            batch.append(self._pop(key))
             room -= entry[1].items
         return batch
 
@@ -91,15 +92,17 @@ class RequestQueue:
     def _pop(self, key: Hashable) -> Work:
         work = heapq.heappop(self._groups[key])[1]
         self._entries -= 1
-        self.items -= work.items
-        self.requests -= 1
+        self._count(work, -1)
         work.queued = False
         if not self._groups[key]:
             del self._groups[key]
         return work
 
-    def _group_items(self, key: Hashable) -> int:
-        return sum(entry[1].items for entry in self._groups[key] if entry[1].waits)
+    def _count(self, work: Work, sign: int) -> None:
+        self.requests += sign
+        self.items += sign * work.items
+        if work.background:
+            self.background_items += sign * work.items
 
     def _sweep(self) -> None:
         for key, group in list(self._groups.items()):

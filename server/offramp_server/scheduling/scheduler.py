@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from open_inference.tensor import Tensor
 
@@ -17,7 +17,7 @@ from offramp_server.errors import DeadlineExceeded, ModelFailed, Unavailable
 from offramp_server.scheduling.batch import Batch, Executor
 from offramp_server.scheduling.expiry import ExpiryTimer
 from offramp_server.scheduling.lane import Lane
-from offramp_server.scheduling.policy import OldestHeadFirst
+from offramp_server.scheduling.policy import ShallowFirst
 from offramp_server.scheduling.rows import copy_whole, split_rows
 from offramp_server.scheduling.work import Answer, Timing, Work
 from offramp_server.telemetry.stats import Stats
@@ -26,15 +26,24 @@ from offramp_server.telemetry.stats import Stats
 class Scheduler:
     """The lanes and executors of one device."""
 
-    def __init__(self, stats: Stats, max_attempts: int, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self,
+        stats: Stats,
+        max_attempts: int,
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`clock`: monotonic nanoseconds."""
         self._loop = loop or asyncio.get_running_loop()
+        self._clock = clock
         self._stats = stats
         self._max_attempts = max_attempts
-        self._policy = OldestHeadFirst()
+        self._policy = ShallowFirst(clock)
         self._lanes: dict[int, Lane] = {}
         # Those with requests that wait.
         self._waiting: dict[int, Lane] = {}
-        self._executors: list[Executor] = []
+        # Each with whether some of the batch that it was sent last may come back for a deeper stage.
+        self._executors: dict[Executor, bool] = {}
         self._sequence = itertools.count(1)
         self._expiry = ExpiryTimer(self._loop, self._expire)
         self._pump_is_due = False
@@ -55,12 +64,11 @@ class Scheduler:
         self._waiting.pop(lane.handle, None)
 
     def attach(self, executor: Executor) -> None:
-        self._executors.append(executor)
+        self._executors[executor] = False
         self._pump_soon()
 
     def detach(self, executor: Executor) -> None:
-        if executor in self._executors:
-            self._executors.remove(executor)
+        self._executors.pop(executor, None)
 
     def wake(self) -> None:
         """An executor has come to hold another model."""
@@ -74,14 +82,14 @@ class Scheduler:
         Raises Overloaded at once, DeadlineExceeded when its time runs out while it waits, ModelFailed. If the caller
         is cancelled, the request leaves the queue; what a worker already computes is finished and thrown away.
         """
-        lane.admit(work.items)
+        lane.admit(work.items, work.background)
         work.sequence = next(self._sequence)
-        work.enqueued_ns = time.monotonic_ns()
+        work.enqueued_ns = self._clock()
         work.arrived_ns = work.arrived_ns or work.enqueued_ns
         lane.enter(work)
         try:
             # A turn of the loop costs as much as a trivial batch that might grow in it.
-            if not (lane.trivial and self._send_at_once(lane, work)):
+            if not (lane.cost.trivial and self._send_at_once(lane, work)):
                 self._wait_in_queue(lane, work)
                 self._pump_soon()
             if work.deadline is not None and work.waits:
@@ -111,7 +119,7 @@ class Scheduler:
     def completed(self, executor: Executor, batch: Batch, outputs: Sequence[Tensor], timing: Timing) -> None:
         lane = self._lanes.get(batch.handle)
         if lane is not None:
-            lane.learn_cost(batch.items, timing.infer_ns / 1e9)
+            lane.cost.learn(batch.items, timing.infer_ns / 1e9)
             lane.stats.executed(batch.items, timing.input_ns, timing.infer_ns, timing.output_ns)
             self._answer(lane, batch, outputs, timing)
         self._pump_soon()
@@ -148,7 +156,7 @@ class Scheduler:
         for executor in self._executors:
             if executor.in_flight == 0 and executor.holds(lane.handle):
                 if self._drop_expired([work]):
-                    executor.submit(Batch(lane.handle, [work], work.items, work.enqueued_ns, trivial=True))
+                    self._submit(executor, lane, [work], work.enqueued_ns)
                 return True
         return False
 
@@ -172,16 +180,26 @@ class Scheduler:
                     sent = True
 
     def _send_one(self, executor: Executor) -> bool:
-        lane = self._policy.choose(self._waiting.values(), executor)
-        if lane is None:
+        chosen = self._policy.choose(self._waiting.values(), executor, self._executors[executor])
+        if chosen is None:
             return False
-        works = self._drop_expired(lane.queue.take_batch())
+        lane, head = chosen
+        limit = lane.cost.background_items if head.background else None
+        works = self._drop_expired(lane.queue.take_batch(head, limit))
         if not lane.queue.requests:
             del self._waiting[lane.handle]
         if works:
-            items = sum(work.items for work in works)
-            executor.submit(Batch(lane.handle, works, items, time.monotonic_ns(), lane.trivial))
+            self._submit(executor, lane, works, self._clock())
         return True
+
+    def _submit(self, executor: Executor, lane: Lane, works: list[Work], now_ns: int) -> None:
+        items = 0
+        may_continue = False
+        for work in works:
+            items += work.items
+            may_continue = may_continue or work.may_continue
+        self._executors[executor] = may_continue
+        executor.submit(Batch(lane.handle, works, items, now_ns, lane.cost.trivial))
 
     def _drop_expired(self, works: list[Work]) -> list[Work]:
         now = self._loop.time()

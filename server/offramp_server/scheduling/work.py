@@ -10,6 +10,8 @@ from open_inference.tensor import Tensor
 
 # What a request without a priority gets. Lower is sooner, from 1: Triton's order.
 DEFAULT_PRIORITY = 100
+# Behind every priority that a request can ask for, which are 64 bits.
+LAST_PRIORITY = 1 << 64
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ class Work:
     arrived_ns: int = 0
     # Stages that the request has behind it.
     depth: int = 0
+    # It may come back as another one, with a stage more behind it.
+    may_continue: bool = False
     # Nobody waits for it: it never shares a batch with what somebody waits for, and goes last.
     background: bool = False
     enqueued_ns: int = 0
