@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
+from offramp_compression.data.dataset import Dataset, tensors
 from offramp_compression.errors import ModelError
+
+
+def try_out(module: nn.Module, data: Dataset) -> object:
+    """What `module`, in evaluation mode, answers to the first two examples.
+
+    Better now than in the first step of training, by a traceback: raises ModelError as `understood` does.
+    """
+    examples = tensors(data, np.arange(min(2, len(data))))
+    with torch.inference_mode(), understood(examples):
+        answer: object = module(*examples)
+    return answer
 
 
 @contextmanager

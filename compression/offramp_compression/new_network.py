@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from offramp_compression.architectures import ARCHITECTURES
 from offramp_compression.blueprint import Blueprint
-from offramp_compression.data.dataset import Dataset, tensors
+from offramp_compression.data.dataset import Dataset
 from offramp_compression.errors import ModelError
-from offramp_compression.inputs import understood
+from offramp_compression.inputs import try_out
 from offramp_compression.network import Network
 from offramp_compression.provenance import Provenance
 
@@ -46,19 +46,16 @@ def new_network(
 
 
 def _require_fit(module: nn.Module, data: Dataset) -> None:
-    """Ask it about two examples: better now than by a traceback from within the first step of training."""
-    examples = tensors(data, np.arange(min(2, len(data))))
     try:
-        with torch.inference_mode(), understood(examples):
-            answer = module(*examples)
+        answer = try_out(module, data)
     except ModelError as error:
         raise ModelError(f"{error}; {_LEAVE_OUT}") from error
     logits = answer[-1] if isinstance(answer, tuple) else answer
-    wanted = [len(examples[0]), len(data.class_names)]
-    if list(logits.shape) != wanted:
+    shape = list(logits.shape) if isinstance(logits, Tensor) else [type(logits).__name__]
+    if shape[1:] != [len(data.class_names)]:
         raise ModelError(
-            f"the network answers {len(examples[0])} examples with {list(logits.shape)}, and data of "
-            f"{len(data.class_names)} classes need {wanted}; {_LEAVE_OUT}"
+            f"the network answers with shape {shape}, and data of {len(data.class_names)} classes need "
+            f"[examples, {len(data.class_names)}]; {_LEAVE_OUT}"
         )
 
 

@@ -167,7 +167,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(
             ("--set", "channels=8"),
             "cannot be built: object of type 'int' has no len(); it takes channels=[16, 32], in_chan",
         ),
-        (("--set", "num_classes=4"), "answers 2 examples with [2, 4], and data of 3 classes need [2, 3]; leave out"),
+        (("--set", "num_classes=4"), "answers with shape [2, 4], and data of 3 classes need [examples, 3]; leave out"),
         (("--set", "in_channels=3"), "the network does not run on inputs float32 [2, 1, 6, 6]"),
         (("--set", "channels={8"), "expected something such as 16, [8, 16], true, or a word"),
         (("--set", "channels='8'"), "--set channels: '8' is not JSON"),
@@ -184,6 +184,21 @@ def test_what_cannot_be_used_ends_with_a_sentence_and_no_file(
     out = tmp_path / "out.safetensors"
     assert offramp("train", "tiny_cnn", "--data", data, "--out", out, *QUICK, *added) == 2
     assert words in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_data_that_a_model_does_not_take_are_refused_before_the_first_step(
+    data: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = np.ones((90, 5), np.int64)
+    texts = tmp_path / "texts.npz"
+    np.savez(texts, x0=ids, x1=ids, labels=pictures(90).labels, class_names=np.array(pictures().class_names))
+    out = tmp_path / "out.safetensors"
+    for command in (("fine-tune", teacher), ("distill", "--teacher", teacher, "--architecture", "embedding_bag")):
+        assert offramp(*command, "--data", texts, "--out", out, *QUICK) == 2
+        error = capsys.readouterr().err
+        assert "the network does not run on inputs int64 [2, 5], int64 [2, 5]" in error
+        assert error.count("\n") == 1
     assert not out.exists()
 
 

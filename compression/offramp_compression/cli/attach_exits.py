@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         },
     )  # fmt: skip
     parent = open_model(options)
-    examples = learning.open_examples(options, parent.class_names)
+    examples = learning.open_examples(options, [parent])
     with learning.stoppable(options):
         learnt = learn_exits(
             parent, exits, examples.train, training, augment=learning.augmentation(options, examples.train),

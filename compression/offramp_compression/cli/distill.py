@@ -68,8 +68,9 @@ def run(options: argparse.Namespace) -> int:
     prepare(options)
     training, settings = learning.training_settings(options), _settings(options)
     teachers = [open_network(path, trusted=options.trust) for path in options.teachers]
-    examples = learning.open_examples(options, teachers[0].class_names)
-    student = _student(options, examples)
+    given = _given_student(options)
+    examples = learning.open_examples(options, [*teachers, *([given] if given else [])])
+    student = given or fresh_network(options, examples)
     with learning.stoppable(options):
         learnt = distill(
             student, teachers, examples.train, settings, training,
@@ -106,11 +107,12 @@ def _settings(options: argparse.Namespace) -> DistillationSettings:
     return learning.from_options(DistillationSettings, {**given, "features": pairs})
 
 
-def _student(options: argparse.Namespace, examples: learning.Examples) -> Network:
+def _given_student(options: argparse.Namespace) -> Network | None:
+    """The one to go on from; None for an architecture."""
     from offramp_compression.network_source import open_network
 
     if options.student is None:
-        return fresh_network(options, examples)
+        return None
     if options.arguments or options.pretrained:
         raise ConfigurationError("--set and --pretrained belong to --architecture; a model file has its own")
     return open_network(options.student, trusted=options.trust)

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     settings = learning.from_options(Factorization, given)
     parent = open_model(options)
-    examples = learning.open_examples(options, parent.class_names)
+    examples = learning.open_examples(options, [parent])
     made = factorize(parent, settings)
     say(_outcome(made))
     after = recovering.finish(recovering.Change(parent, made.network), recovery, examples, options)

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     settings = learning.training_settings(options)
     parent = open_model(options)
     name = version_name(options.model) or options.model.name
-    examples = learning.open_examples(options, parent.class_names, others=True)
+    examples = learning.open_examples(options, [parent], others=True)
     with learning.stoppable(options):
         learnt = fine_tune(
             parent, examples.train, settings, train=options.train, head=options.head,

@@ -109,19 +109,20 @@ def from_options(settings: type[S], given: Mapping[str, Any]) -> S:
         raise ConfigurationError(re.sub(r"^(option --\S+): \w+: ", r"\1: ", str(error))) from error
 
 
-def open_examples(
-    options: argparse.Namespace, classes: tuple[str, ...] | None = None, *, others: bool = False
-) -> Examples:
+def open_examples(options: argparse.Namespace, networks: Sequence[Network] = (), *, others: bool = False) -> Examples:
     """The data of the options, with what is held out taken away from what is learnt.
 
-    With `classes`, those of a model, labels count in their order. Raises DataError if the data have others, unless
-    `others` are welcome.
+    With `networks`, labels count in the order of the first one's classes. Raises DataError if the data have others,
+    unless `others` are welcome, and ModelError for a network that does not take such examples.
     """
     from offramp_compression.data.dataset import aligned
+    from offramp_compression.inputs import try_out
 
     data = open_data(options)
-    if classes is not None and not (others and _differ(data.class_names, classes)):
-        data = aligned(data, classes, str(options.data))
+    if networks and not (others and _differ(data.class_names, networks[0].class_names)):
+        data = aligned(data, networks[0].class_names, str(options.data))
+    for network in networks:
+        try_out(network.module, data)
     train, validation = data.split(options.hold_out, options.seed) if options.hold_out else (data, None)
     if options.test_part:
         return Examples(

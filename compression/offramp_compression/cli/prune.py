@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     prepare(options)
     recovery = recovering.recovery(options)
     parent = open_model(options)
-    examples = learning.open_examples(options, parent.class_names)
+    examples = learning.open_examples(options, [parent])
     change = _channels(parent, examples, options) if options.structure == "channels" else _weights(parent, options)
     after = recovering.finish(change, recovery, examples, options)
     if options.structure == "weights":

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     parent = open_model(options)
     for name in options.keep_float:
         get_module(parent.module, name)
-    examples = learning.open_examples(options, parent.class_names)
+    examples = learning.open_examples(options, [parent])
     batches = Batches(examples.train, settings.batch_size, options.seed, learning.augmentation(options, examples.train))
     with learning.stoppable(options):
         learnt = fine_tune_rounded(

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     given = {"keep": options.keep, **({} if options.bits is None else {"bits": options.bits})}
     settings = learning.from_options(WeightSharing, given)
     parent = open_model(options)
-    examples = learning.open_examples(options, parent.class_names)
+    examples = learning.open_examples(options, [parent])
     shared = share_weights(parent, settings)
     say(_outcome(shared))
     recovering.finish(recovering.Change(parent, shared.network), recovery, examples, options)
