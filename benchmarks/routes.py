@@ -221,9 +221,9 @@ def heading(command: str, machine: Machine, turns: Sequence[Turn], options: argp
 `{command}`
 
 {machine.cpu}, {machine.cores} cores shared by server and client (grpc.aio, c connections with one call in flight
-each); {machine.system}; Python {machine.python}. Medians of {options.rounds} interleaved rounds of {options.seconds:g} s;
-ratios are taken within a round and then summarised. Other processes used {statistics.mean(others):.2f} cores meanwhile,
-{max(others):.2f} at worst.
+each); {machine.system}; Python {machine.python}. Medians of {options.rounds} interleaved rounds of {options.seconds:g}
+s; ratios are taken within a round and then summarised. Other processes used {statistics.mean(others):.2f} cores
+meanwhile, {max(others):.2f} at worst.
 {noisy}"""
 
 

@@ -1,8 +1,8 @@
 """Closed-loop load of many different requests, from a grpc.aio client in a process of its own.
 
 `python -m benchmarks.runtimes.route_load TARGET CONCURRENCY SECONDS SEED` reads serialised requests from standard
-input, each behind its length (four bytes, big-endian), and sends them in a random order, over and over, one in flight on
-each connection. It writes one line of JSON (seconds in all, and of each call which request it sent and how long it
+input, each behind its length (four bytes, big-endian), and sends them in a random order, over and over, one in flight
+on each connection. It writes one line of JSON (seconds in all, and of each call which request it sent and how long it
 took), and behind it the answers in the same order, each behind its length. Nothing is parsed while time is taken.
 """
 
