@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations, product
 
-from offramp_adapters.routes.deciding import Deciding
+from offramp_adapters.routes.deciding import HIDDEN, Deciding
 from offramp_adapters.routes.plan import Target
-from offramp_adapters.routes.strategy import Endpoint, RouteInvalid
+from offramp_adapters.routes.strategy import Endpoint, RouteInvalid, TensorFacts
 
 
 def check_inputs(targets: Sequence[Target], endpoints: Mapping[Target, Endpoint]) -> None:
@@ -31,6 +32,29 @@ def _check_named(wanted: Target, endpoint: Endpoint, found: Target, other: Endpo
             raise RouteInvalid(f'"{wanted}" takes input {facts} and "{found}" takes {match}; expected the same')
 
 
+def public_outputs(endpoint: Endpoint) -> dict[str, TensorFacts]:
+    """By name, without hidden states, which are for the next segment of a network."""
+    return {facts.name: facts for facts in endpoint.outputs if not facts.name.startswith(HIDDEN)}
+
+
+def check_outputs(targets: Sequence[Target], others: Sequence[Target], endpoints: Mapping[Target, Endpoint]) -> None:
+    """Raises RouteInvalid unless the answer of each of `targets` may stand for that of any other: the same outputs,
+    with the same labels where there are any. Each of `others` gives at least those."""
+    for wanted, found in (*permutations(targets, 2), *product(targets, others)):
+        _check_gives(wanted, found, endpoints)
+
+
+def _check_gives(wanted: Target, found: Target, endpoints: Mapping[Target, Endpoint]) -> None:
+    there = public_outputs(endpoints[found])
+    for name, facts in public_outputs(endpoints[wanted]).items():
+        match = there.get(name)
+        if match is None:
+            raise RouteInvalid(f'"{wanted}" gives output {facts} and "{found}" does not; expected the same outputs')
+        if (match.datatype, match.dims) != (facts.datatype, facts.dims):
+            raise RouteInvalid(f'"{wanted}" gives output {facts} and "{found}" gives {match}; expected the same')
+        _check_same_labels(wanted, facts, found, match)
+
+
 def check_classes(targets: Sequence[Target], deciding: Mapping[Target, Deciding]) -> None:
     """Raises RouteInvalid unless the deciding outputs of all have one name, one scale, as many classes, and the same
     labels in the same order wherever there are labels."""
@@ -48,12 +72,12 @@ def check_classes(targets: Sequence[Target], deciding: Mapping[Target, Deciding]
                 f'output {one.name}: "{first}" has {_count(one)} classes and "{other}" has {_count(two)}; '
                 f"expected the same"
             )
-        _check_labels(labelled, deciding[labelled], other, two)
+        _check_same_labels(labelled, deciding[labelled].facts, other, two.facts)
 
 
-def _check_labels(first: Target, one: Deciding, other: Target, two: Deciding) -> None:
-    ours, theirs = one.facts.labels, two.facts.labels
-    if not theirs or ours == theirs:
+def _check_same_labels(first: Target, one: TensorFacts, other: Target, two: TensorFacts) -> None:
+    ours, theirs = one.labels, two.labels
+    if not ours or not theirs or ours == theirs:
         return
     if len(ours) != len(theirs):
         raise RouteInvalid(

@@ -17,6 +17,8 @@ MIN_CONFIDENCE = "offramp_min_confidence"
 EXIT = "offramp_exit"
 CONFIDENCE = "offramp_confidence"
 ARM = "offramp_arm"
+# How the request came to its arm: "unit", "coin", or "request", which asked for it and is no part of the experiment.
+ASSIGNED = "offramp_assigned"
 EPOCH = "offramp_epoch"
 # Of an ensemble with a stack: "stack", or "mean" where a member that it needs was missing.
 COMBINE = "offramp_combine"

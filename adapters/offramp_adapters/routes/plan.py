@@ -61,6 +61,8 @@ class Run:
     inputs_are: str = ""
     # Stages that this request has behind it: the scheduler lets deep ones gather (WORKERS: shallow first).
     depth: int = 0
+    # The arm of an experiment under which it is counted; empty: it is no part of one.
+    arm: str = ""
     # Some of it may go on to a deeper stage: the scheduler does not send its worker something else ahead of that.
     may_continue: bool = False
 
@@ -103,6 +105,8 @@ class FollowUp:
     plan: Plan[tuple[Observation, ...]]
     # What is to be noted if it is dropped for this reason, or fails.
     lost: Callable[[str], tuple[Observation, ...]]
+    # Not empty: it was dropped already, for this reason, and is only to be counted.
+    dropped: str = ""
 
 
 T = TypeVar("T")

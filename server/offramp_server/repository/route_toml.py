@@ -14,6 +14,7 @@ from offramp_server.errors import ConfigurationError
 from offramp_server.repository.layout import MODEL_FILES, MODEL_TOML, ROUTE_TOML
 from offramp_server.repository.route_kinds.ensemble import EnsembleToml
 from offramp_server.repository.route_kinds.single import SingleToml
+from offramp_server.repository.route_kinds.split import SplitToml
 
 
 class RouteToml(Protocol):
@@ -24,7 +25,9 @@ class RouteToml(Protocol):
         ...
 
 
-KINDS: MappingProxyType[str, type[RouteToml]] = MappingProxyType({"single": SingleToml, "ensemble": EnsembleToml})
+KINDS: MappingProxyType[str, type[RouteToml]] = MappingProxyType(
+    {"single": SingleToml, "ensemble": EnsembleToml, "split": SplitToml}
+)
 
 
 def read_route_toml(folder: Path) -> Definition:

@@ -30,8 +30,9 @@ class FollowUps:
 
     def add(self, route: str, follow_up: FollowUp, perform: Perform) -> None:
         """`perform` is called soon if there is room."""
-        if len(self._tasks) >= self._limit:
-            self._lose(route, follow_up, "full")
+        reason = follow_up.dropped or ("full" if len(self._tasks) >= self._limit else "")
+        if reason:
+            self._lose(route, follow_up, reason)
             return
         task = asyncio.create_task(self._carry_out(route, follow_up, perform))
         self._tasks.add(task)

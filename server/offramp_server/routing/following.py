@@ -6,15 +6,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from offramp_adapters.routes.plan import Outcomes, Plan, RouteRefused, Run, Together
+from offramp_adapters.routes.plan import Outcomes, Plan, RouteRefused, Run, Shed, Together
 
-from offramp_server.errors import InvalidRequest, OfframpError
+from offramp_server.errors import InvalidRequest, OfframpError, Overloaded
 
 T = TypeVar("T")
 
+# How long a caller should wait whose request was shed: no level of load is left sooner.
+SHED_RETRY_SECONDS = 1.0
+
 
 async def follow(plan: Plan[T], perform: Callable[[Together], Awaitable[Outcomes]]) -> T:
-    """Carry out the plan's steps until it has its result. Raises InvalidRequest for what it refuses."""
+    """Carry out the plan's steps until it has its result. Raises InvalidRequest for what it refuses, and Overloaded for
+    what it sheds."""
     try:
         step = next(plan)
         while True:
@@ -29,6 +33,8 @@ async def follow(plan: Plan[T], perform: Callable[[Together], Awaitable[Outcomes
         return result
     except RouteRefused as error:
         raise InvalidRequest(str(error)) from error
+    except Shed as error:
+        raise Overloaded(str(error), SHED_RETRY_SECONDS) from error
     finally:
         plan.close()
 
