@@ -19,10 +19,13 @@ from offramp_server.repository.catalog import Catalog
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.routing.follow_ups import FollowUps
 from offramp_server.routing.follower import Follower
+from offramp_server.routing.live import LiveRoutes
 from offramp_server.routing.table import RouteTable
 from offramp_server.scheduling.admission import Admission
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.serving import Serving
+from offramp_server.store.database import Database
+from offramp_server.store.route_settings import ROUTE_SETTINGS, RouteSettings
 from offramp_server.telemetry.stats import Stats
 from offramp_server.validation import Limits
 from offramp_server.workers.backend import Backend
@@ -44,6 +47,7 @@ class Core:
     backend: Backend
     preprocessing: PreprocessPool
     follow_ups: FollowUps
+    database: Database
 
     async def load(self) -> None:
         """Load the repository, then take requests."""
@@ -66,6 +70,7 @@ class Core:
         await self.preprocessing.close()
         await self.models.close()
         await self.backend.close()
+        await self.database.close()
 
 
 def build_core(repository: Path, settings: Settings) -> Core:
@@ -77,7 +82,9 @@ def build_core(repository: Path, settings: Settings) -> Core:
     backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats)
     models = ModelRegistry(lambda name: reader.read_model(repository, name), backend, stats)
     routes = RouteTable(models)
-    catalog = Catalog(repository, models, routes)
+    database = Database(None, (ROUTE_SETTINGS,))
+    live_routes = LiveRoutes(routes, RouteSettings(database))
+    catalog = Catalog(repository, models, live_routes)
     admission = Admission(settings.limits.max_in_flight)
     preprocessing = PreprocessPool(settings.preprocess.threads or max(1, usable_cores() // 2))
     preparation = Preparation(preprocessing, request_limits(settings))
@@ -85,8 +92,8 @@ def build_core(repository: Path, settings: Settings) -> Core:
     models.before_ready = runner.try_out
     follow_ups = FollowUps(settings.limits.max_follow_ups, lambda route, seen: None, stats)
     follower = Follower(routes, runner, follow_ups, lambda route, seen: None, stats)
-    serving = Serving(models, routes, catalog, admission, runner, follower, stats)
-    return Core(settings, serving, models, catalog, admission, backend, preprocessing, follow_ups)
+    serving = Serving(models, routes, catalog, admission, runner, follower, stats, live_routes)
+    return Core(settings, serving, models, catalog, admission, backend, preprocessing, follow_ups, database)
 
 
 def request_limits(settings: Settings) -> Limits:

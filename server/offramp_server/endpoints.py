@@ -45,13 +45,38 @@ class IndexEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteTarget:
+    """A model or route that a route runs."""
+
+    name: str
+    # Pinned; empty: the latest.
+    version: str = ""
+    # The version that runs now; empty for a route, and for what cannot answer.
+    resolved: str = ""
+    # member | stage | arm | shadow; empty for the only one.
+    role: str = ""
+    # What the route calls it.
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RouteInfo:
     """One route of the repository, whether it can answer or not."""
 
     name: str
-    # single
+    # single | ensemble | early_exit | split
     kind: str
-    # (model, pinned version or "")
-    models: tuple[tuple[str, str], ...]
+    targets: tuple[RouteTarget, ...]
     ready: bool
     reason: str = ""
+    # Stands for the file and the settings as they are.
+    etag: str = ""
+    # What can be changed live, and of that what the file says otherwise.
+    settings: Mapping[str, float] = field(default_factory=dict)
+    file_settings: Mapping[str, float] = field(default_factory=dict)
+    # Of the last live change, in seconds since 1970; None: never changed.
+    updated_at: float | None = None
+    updated_by: str = ""
+    epoch: int = 0
+    # idle | normal | busy | overloaded
+    level: str = "normal"

@@ -14,13 +14,14 @@ from offramp_adapters.routes.plan import Answer
 from offramp_common.text import quoted
 
 from offramp_server import describe
-from offramp_server.endpoints import EndpointInfo, IndexEntry, RouteInfo
+from offramp_server.endpoints import EndpointInfo, IndexEntry
 from offramp_server.errors import NotFound, OfframpError, Unavailable
 from offramp_server.inference import InferRequest, InferResponse
 from offramp_server.model_runner import ModelRunner
 from offramp_server.repository.catalog import Catalog
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.routing.follower import Follower
+from offramp_server.routing.live import LiveRoutes
 from offramp_server.routing.table import Route, RouteTable
 from offramp_server.scheduling.admission import Admission
 from offramp_server.telemetry.stats import Stats
@@ -43,7 +44,10 @@ class Serving:
         runner: ModelRunner,
         follower: Follower,
         stats: Stats,
+        live_routes: LiveRoutes,
     ) -> None:
+        # Their settings, to be read, changed and watched.
+        self.live_routes = live_routes
         self._models = models
         self._routes = routes
         self._catalog = catalog
@@ -113,16 +117,6 @@ class Serving:
         ]
         return sorted([*self._models.index(), *entries], key=lambda entry: entry.name)
 
-    def routes(self) -> list[RouteInfo]:
-        return [self._routes.info(name) for name in self._routes.names()]
-
-    def route(self, name: str) -> RouteInfo:
-        """Raises NotFound."""
-        if self._routes.get(name) is None:
-            known = ", ".join(self._routes.names()) or "none"
-            raise NotFound(f"there is no route {quoted(name)}; routes: {known}")
-        return self._routes.info(name)
-
     def _known_names(self) -> set[str]:
         return {entry.name for entry in self.index()}
 
@@ -139,6 +133,7 @@ class Serving:
     async def drain(self, timeout: float) -> bool:
         """Refuse new requests and wait for those in flight, at most `timeout` seconds. Whether all were answered."""
         self.ready = False
+        self.live_routes.drain()
         return await self._admission.wait_empty(timeout)
 
 

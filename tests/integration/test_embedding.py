@@ -96,7 +96,7 @@ async def test_a_route_whose_model_is_gone_says_so(repository: Path) -> None:
         await serving.unload("add_sub")
         with pytest.raises(Unavailable, match="add_sub"):
             await serving.infer(request("stable"))
-        assert not serving.route("stable").ready
+        assert not serving.live_routes.route("stable").ready
         assert not serving.model_ready("stable")
 
 

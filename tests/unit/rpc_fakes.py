@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from eventually import PATIENCE
 from offramp_server.endpoints import EndpointInfo, IndexEntry, RouteInfo
-from offramp_server.errors import NotFound
+from offramp_server.errors import NotFound, Unavailable
 from offramp_server.inference import InferRequest, InferResponse
 from offramp_server.model_spec import TensorSpec
+from offramp_server.routing.overrides import RouteChange, SettingsUpdate
 from offramp_server.rpc.health_board import HealthBoard
 from offramp_server.rpc.services import RpcSettings, build_services
 from offramp_server.telemetry.stats import Stats
@@ -83,7 +84,7 @@ class FakeServing:
     cancelled: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
-    route_infos: list[RouteInfo] = field(default_factory=list)
+    live_routes: FakeRoutes = field(default_factory=lambda: FakeRoutes())
     calls: list[tuple[str, str]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -138,14 +139,37 @@ class FakeServing:
     async def unload(self, name: str) -> None:
         self.calls.append(("unload", name))
 
+
+@dataclass
+class FakeRoutes:
+    """Routes that are as they were put here; every update is taken, and gives the route back."""
+
+    infos: list[RouteInfo] = field(default_factory=list)
+    history: list[RouteChange] = field(default_factory=list)
+    updates: list[tuple[str, SettingsUpdate, str]] = field(default_factory=list)
+    #: States that a watch gives before it ends as on a drain.
+    states: list[list[RouteInfo]] = field(default_factory=list)
+
     def routes(self) -> list[RouteInfo]:
-        return self.route_infos
+        return self.infos
 
     def route(self, name: str) -> RouteInfo:
-        for info in self.route_infos:
+        for info in self.infos:
             if info.name == name:
                 return info
         raise NotFound(f'there is no route "{name}"')
+
+    async def update(self, name: str, update: SettingsUpdate, by: str) -> RouteInfo:
+        self.updates.append((name, update, by))
+        return self.route(name)
+
+    async def changes(self, name: str, before: int | None, limit: int) -> list[RouteChange]:
+        return [change for change in self.history if before is None or change.number < before][:limit]
+
+    async def watch(self) -> AsyncGenerator[list[RouteInfo], None]:
+        for state in self.states:
+            yield state
+        raise Unavailable("the server is draining")
 
 
 @dataclass

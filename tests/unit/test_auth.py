@@ -17,7 +17,13 @@ from open_inference import grpc_predict_v2_pb2 as pb
 from rpc_fakes import FakeContext, running
 
 INFERENCE = "/inference.GRPCInferenceService/"
-MANAGEMENT = ("RepositoryModelLoad", "RepositoryModelUnload")
+ROUTES = "/offramp.v1.RouteService/"
+MANAGEMENT = (
+    INFERENCE + "RepositoryModelLoad",
+    INFERENCE + "RepositoryModelUnload",
+    ROUTES + "UpdateRoute",
+    ROUTES + "ListRouteChanges",
+)
 OPEN = (INFERENCE + "ServerLive", INFERENCE + "ServerReady", "/grpc.health.v1.Health/Check")
 LOG_READ = pb.LogSettingsRequest()
 LOG_CHANGE = pb.LogSettingsRequest(settings={"log_info": pb.LogSettingsRequest.SettingValue(bool_param=False)})
@@ -38,18 +44,17 @@ def call(authenticator: Authenticator, path: str, header: str | bytes | None = N
 
 
 def test_without_tokens_everybody_infers() -> None:
-    for path in (INFERENCE + "ModelInfer", INFERENCE + "ModelMetadata", "/offramp.v1.RouteService/ListRoutes", *OPEN):
+    for path in (INFERENCE + "ModelInfer", INFERENCE + "ModelMetadata", ROUTES + "ListRoutes", *OPEN):
         call(Authenticator(), path)
     call(Authenticator(), INFERENCE + "LogSettings", request=LOG_READ)
 
 
 def test_without_tokens_management_is_for_loopback_only() -> None:
-    for method in MANAGEMENT:
-        call(Authenticator(management_allowed=True), INFERENCE + method)
-        with pytest.raises(
-            PermissionDenied, match=f"{method} is refused: this server has no tokens and listens beyond"
-        ):
-            call(Authenticator(), INFERENCE + method)
+    for path in MANAGEMENT:
+        call(Authenticator(management_allowed=True), path)
+        refusal = f"{path.rpartition('/')[2]} is refused: this server has no tokens and listens beyond"
+        with pytest.raises(PermissionDenied, match=refusal):
+            call(Authenticator(), path)
     for method, request in (("LogSettings", LOG_CHANGE), ("TraceSetting", TRACE_CHANGE)):
         call(Authenticator(management_allowed=True), INFERENCE + method, request=request)
         with pytest.raises(PermissionDenied):
@@ -66,10 +71,12 @@ def test_with_tokens_only_health_is_open() -> None:
 
 
 def test_a_role_reaches_as_far_as_it_reaches() -> None:
-    for method in MANAGEMENT:
-        with pytest.raises(PermissionDenied, match=f"{method} needs a token with the role admin"):
-            call(WITH_TOKENS, INFERENCE + method, "Bearer app-secret")
-        call(WITH_TOKENS, INFERENCE + method, "bearer admin-secret")
+    for path in MANAGEMENT:
+        with pytest.raises(PermissionDenied, match=f"{path.rpartition('/')[2]} needs a token with the role admin"):
+            call(WITH_TOKENS, path, "Bearer app-secret")
+        call(WITH_TOKENS, path, "bearer admin-secret")
+    for method in ("GetRoute", "WatchRoute", "WatchRoutes"):
+        call(WITH_TOKENS, ROUTES + method, "Bearer app-secret")
     call(WITH_TOKENS, INFERENCE + "ModelInfer", "Bearer admin-secret")
 
 
@@ -79,6 +86,15 @@ def test_settings_are_read_by_all_and_changed_by_administrators() -> None:
         with pytest.raises(PermissionDenied):
             call(WITH_TOKENS, INFERENCE + method, "Bearer app-secret", request)
         call(WITH_TOKENS, INFERENCE + method, "Bearer admin-secret", request)
+
+
+def test_a_caller_is_known_by_the_best_name_that_he_has() -> None:
+    admin = FakeContext({"authorization": "Bearer admin-secret"}, peer="ipv4:10.0.0.1:5", identity="laptop")
+    assert WITH_TOKENS.caller(admin) == "operator"
+    assert Authenticator().caller(admin) == "laptop"
+    assert Authenticator().caller(FakeContext(peer="ipv4:10.0.0.1:5")) == "ipv4:10.0.0.1:5"
+    with pytest.raises(Unauthenticated):
+        WITH_TOKENS.caller(FakeContext())
 
 
 @pytest.mark.parametrize(

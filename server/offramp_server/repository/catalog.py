@@ -11,7 +11,7 @@ from pathlib import Path
 from offramp_server.errors import InternalError, OfframpError
 from offramp_server.repository import reader
 from offramp_server.repository.registry import ModelRegistry
-from offramp_server.routing.table import RouteTable
+from offramp_server.routing.live import LiveRoutes
 
 log = logging.getLogger("offramp.repository")
 
@@ -19,7 +19,7 @@ log = logging.getLogger("offramp.repository")
 class Catalog:
     """Loads, reloads and unloads by folder name."""
 
-    def __init__(self, repository: Path, models: ModelRegistry, routes: RouteTable) -> None:
+    def __init__(self, repository: Path, models: ModelRegistry, routes: LiveRoutes) -> None:
         self._repository = repository
         self._models = models
         self._routes = routes
@@ -72,8 +72,9 @@ class Catalog:
         Raises NotFound, ConfigurationError or LoadError.
         """
         if reader.is_route(self._repository / name):
-            route = await asyncio.to_thread(reader.read_route, self._repository, name)
-            self._routes.put(name, route)
+            file = await asyncio.to_thread(reader.find_route, self._repository, name)
+            await self._routes.load(name, file)
+            route = file.definition
             log.info('route "%s" is ready: %s of %s', name, route.kind, ", ".join(map(str, route.targets)))
             if self._models.versions(name):
                 await self._models.unload(name)
@@ -83,7 +84,7 @@ class Catalog:
 
     async def unload(self, name: str) -> None:
         """Raises NotFound."""
-        if self._routes.get(name) is not None:
+        if name in self._routes:
             self._routes.remove(name)
         else:
             await self._models.unload(name)

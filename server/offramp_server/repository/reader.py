@@ -25,9 +25,9 @@ from offramp_server.repository.layout import (
 )
 from offramp_server.repository.manifest import FileHashes, verify_manifests
 from offramp_server.repository.model_toml import ModelToml, read_model_toml
-from offramp_server.repository.route_toml import read_route_toml
+from offramp_server.repository.route_toml import RouteFile, read_route_file
 
-__all__ = ["check_repository", "folder_names", "is_route", "read_model", "read_route"]
+__all__ = ["check_repository", "find_route", "folder_names", "is_route", "read_model", "read_route"]
 
 
 def read_model(repository: Path, name: str) -> tuple[ModelSpec, ...]:
@@ -43,8 +43,13 @@ def read_model(repository: Path, name: str) -> tuple[ModelSpec, ...]:
 
 def read_route(repository: Path, name: str) -> Definition:
     """Raises NotFound or ConfigurationError. Whether its models are there is known only when they are loaded."""
+    return find_route(repository, name).definition
+
+
+def find_route(repository: Path, name: str) -> RouteFile:
+    """As `read_route`, with what tells one state of the file from another."""
     with _failures_named(repository / name):
-        return read_route_toml(find_folder(repository, name))
+        return read_route_file(find_folder(repository, name))
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -30,8 +33,22 @@ KINDS: MappingProxyType[str, type[RouteToml]] = MappingProxyType(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class RouteFile:
+    """A route as its file has it."""
+
+    definition: Definition
+    # Of what the file says: comments and spacing do not count.
+    digest: str
+
+
 def read_route_toml(folder: Path) -> Definition:
     """The route in `folder`. Raises ConfigurationError."""
+    return read_route_file(folder).definition
+
+
+def read_route_file(folder: Path) -> RouteFile:
+    """The route in `folder`, and what its file says. Raises ConfigurationError."""
     path = folder / ROUTE_TOML
     table = read_toml(path)
     schema = KINDS[_kind(table, path)]
@@ -42,7 +59,8 @@ def read_route_toml(folder: Path) -> Definition:
         raise ConfigurationError(f"{path}: {error}") from None
     if folder.name in {target.name for target in definition.targets}:
         raise ConfigurationError(f'{path}: the route "{folder.name}" cannot run itself; name a model or another route')
-    return definition
+    said = json.dumps(table, sort_keys=True, default=str)
+    return RouteFile(definition, hashlib.sha256(said.encode()).hexdigest())
 
 
 def _kind(table: dict[str, Any], path: Path) -> str:

@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from offramp_adapters.routes.parts import Part, parts_of
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Definition
 
-from offramp_server.endpoints import RouteInfo
+from offramp_server.endpoints import RouteInfo, RouteTarget
 from offramp_server.errors import ConfigurationError, LoadError, NotFound, Unavailable
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.routing.binding import Bound, BoundModel, BoundRoute, Broken, bind_all, bound_model
@@ -56,17 +57,22 @@ class RouteTable:
     def put(self, name: str, definition: Definition) -> None:
         """Raises ConfigurationError if it does not fit what it names, or what it names cannot answer; then whatever
         was there before stays."""
-        bound = bind_all({**self._definitions(), name: definition}, self._model)
-        new = bound[name]
-        if isinstance(new, Broken):
-            raise ConfigurationError(f'route "{name}": {new.problem}')
-        for other, problem in self._broken_by(bound):
-            raise ConfigurationError(f'route "{name}": route "{other}" runs it, and would not fit: {problem}')
+        bound = self._checked(name, definition)
         if name in self._routes:
             self._routes[name].definition = definition
         else:
-            self._routes[name] = Route(name, definition, new)
+            self._routes[name] = Route(name, definition, bound[name])
         self._take(bound)
+
+    def check(self, name: str, definition: Definition) -> None:
+        """Raises ConfigurationError if `put` would."""
+        self._checked(name, definition)
+
+    def replace(self, name: str, definition: Definition) -> None:
+        """Put what has been checked. If what it names has changed since then, and it does not fit any more, the route
+        is not ready, as it would be had that changed a little later."""
+        self._routes[name].definition = definition
+        self._rebind()
 
     def remove(self, name: str) -> None:
         if self._routes.pop(name, None) is not None:
@@ -75,9 +81,20 @@ class RouteTable:
     def info(self, name: str) -> RouteInfo:
         """`name` has to be a route."""
         route = self._routes[name]
-        models = tuple((target.name, target.version) for target in route.definition.targets)
+        below = route.bound.below if isinstance(route.bound, BoundRoute) else {}
+        targets = tuple(_target_info(part, below.get(part.target)) for part in parts_of(route.definition))
         problem = route.bound.problem if isinstance(route.bound, Broken) else ""
-        return RouteInfo(name, route.definition.kind, models, ready=not problem, reason=problem)
+        return RouteInfo(name, route.definition.kind, targets, ready=not problem, reason=problem, epoch=route.epoch)
+
+    def _checked(self, name: str, definition: Definition) -> dict[str, Bound]:
+        """Every route as it would be with this one. Raises ConfigurationError."""
+        bound = bind_all({**self._definitions(), name: definition}, self._model)
+        new = bound[name]
+        if isinstance(new, Broken):
+            raise ConfigurationError(f'route "{name}": {new.problem}')
+        for other, problem in self._broken_by(bound):
+            raise ConfigurationError(f'route "{name}": route "{other}" runs it, and would not fit: {problem}')
+        return bound
 
     def _rebind(self) -> None:
         self._take(bind_all(self._definitions(), self._model))
@@ -116,3 +133,9 @@ class RouteTable:
 
     def _model(self, target: Target) -> BoundModel:
         return bound_model(self._models.get(target.name, target.version))
+
+
+def _target_info(part: Part, bound: BoundModel | BoundRoute | None) -> RouteTarget:
+    loaded = bound.model if isinstance(bound, BoundModel) else None
+    resolved = "" if loaded is None else str(loaded.spec.version)
+    return RouteTarget(part.target.name, part.target.version, resolved, part.role, part.label)

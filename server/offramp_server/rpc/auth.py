@@ -22,7 +22,16 @@ _SCHEME = "bearer "
 _INFERENCE = "/inference.GRPCInferenceService/"
 _OPEN_SERVICES = ("/grpc.health.v1.",)
 _OPEN = frozenset({_INFERENCE + "ServerLive", _INFERENCE + "ServerReady"})
-_MANAGEMENT = frozenset({_INFERENCE + "RepositoryModelLoad", _INFERENCE + "RepositoryModelUnload"})
+_ROUTES = "/offramp.v1.RouteService/"
+_MANAGEMENT = frozenset(
+    {
+        _INFERENCE + "RepositoryModelLoad",
+        _INFERENCE + "RepositoryModelUnload",
+        _ROUTES + "UpdateRoute",
+        # It names who else has changed what.
+        _ROUTES + "ListRouteChanges",
+    }
+)
 # They read if the request names no setting, and change the whole server if it does.
 _SETTINGS = frozenset({_INFERENCE + "TraceSetting", _INFERENCE + "LogSettings"})
 
@@ -30,7 +39,6 @@ _SETTINGS = frozenset({_INFERENCE + "TraceSetting", _INFERENCE + "LogSettings"})
 class Role(enum.IntEnum):
     """What a caller may do; a higher one includes the lower."""
 
-    NONE = 0
     INFER = 1
     ADMIN = 2
 
@@ -53,7 +61,7 @@ class Authenticator:
 
     def __init__(self, tokens: Sequence[Token] = (), *, management_allowed: bool = False) -> None:
         """`management_allowed` counts only where there are no tokens: the server is bound to loopback."""
-        self._tokens = tuple((token.role, token.sha256.lower().encode()) for token in tokens)
+        self._tokens = tuple((token, token.sha256.lower().encode()) for token in tokens)
         self._anonymous = Role.ADMIN if management_allowed else Role.INFER
 
     def gate(self, path: str) -> Gate:
@@ -70,30 +78,37 @@ class Authenticator:
             return _pass
         return partial(self._check, path, required)
 
+    def caller(self, context: CallContext) -> str:
+        """Who calls, for the record: the token's name; without tokens the name in the caller's certificate, or where
+        he calls from. Raises Unauthenticated."""
+        if self._tokens:
+            return self._token(context).name
+        return context.identity or context.peer
+
     def _check_change(self, path: str, request: Any, context: CallContext) -> None:
         self._check(path, Role.ADMIN if request.settings else Role.INFER, request, context)
 
     def _check(self, path: str, required: Role, request: Any, context: CallContext) -> None:
-        role = self._role_of_token(context) if self._tokens else self._anonymous
+        role = self._token(context).role if self._tokens else self._anonymous
         if role < required:
             raise PermissionDenied(_refusal(path, with_tokens=bool(self._tokens)))
 
-    def _role_of_token(self, context: CallContext) -> Role:
+    def _token(self, context: CallContext) -> Token:
         header = context.metadata.get(AUTHORIZATION, "")
         if not isinstance(header, str) or header[: len(_SCHEME)].lower() != _SCHEME:
             raise Unauthenticated('this server needs metadata "authorization: Bearer TOKEN"')
-        role = self._match(header[len(_SCHEME) :].strip())
-        if role is Role.NONE:
+        token = self._match(header[len(_SCHEME) :].strip())
+        if token is None:
             raise Unauthenticated("the bearer token is not one of this server's")
-        return role
+        return token
 
-    def _match(self, presented: str) -> Role:
+    def _match(self, presented: str) -> Token | None:
         digest = hashlib.sha256(presented.encode()).hexdigest().encode()
-        found = Role.NONE
+        found: Token | None = None
         # Every token is compared, so that the time taken does not tell which one it was.
-        for role, expected in self._tokens:
-            if hmac.compare_digest(digest, expected):
-                found = max(found, role)
+        for token, expected in self._tokens:
+            if hmac.compare_digest(digest, expected) and (found is None or token.role > found.role):
+                found = token
         return found
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from offramp_server.endpoints import EndpointInfo, IndexEntry, RouteInfo
 from offramp_server.inference import InferRequest, InferResponse
+from offramp_server.routing.overrides import RouteChange, SettingsUpdate
 from offramp_server.telemetry.stats import Stats
 
 
@@ -41,10 +42,29 @@ class Serving(Protocol):
 
     async def unload(self, name: str) -> None: ...
 
+    @property
+    def live_routes(self) -> RouteControl: ...
+
+
+class RouteControl(Protocol):
+    """The routes and their settings (`offramp_server.routing.live`)."""
+
     def routes(self) -> list[RouteInfo]: ...
 
     def route(self, name: str) -> RouteInfo:
         """Raises NotFound."""
+        ...
+
+    async def update(self, name: str, update: SettingsUpdate, by: str) -> RouteInfo:
+        """All of it or nothing. Raises NotFound, Conflict, InvalidRequest or FailedPrecondition."""
+        ...
+
+    async def changes(self, name: str, before: int | None, limit: int) -> Sequence[RouteChange]:
+        """The latest first, of those numbered below `before`. Raises NotFound."""
+        ...
+
+    def watch(self) -> AsyncGenerator[list[RouteInfo], None]:
+        """All routes now and after each change. Raises Unavailable once the server drains."""
         ...
 
 

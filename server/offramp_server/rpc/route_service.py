@@ -1,66 +1,98 @@
-"""offramp.v1.RouteService: the routes and the strategy behind each."""
+"""offramp.v1.RouteService: the routes, the strategy behind each, and settings that change while they run."""
 
 from __future__ import annotations
 
-import base64
-from types import MappingProxyType
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 
 from offramp.v1 import route_service_pb2 as pb
 from offramp_common.text import quoted
 
 from offramp_server.endpoints import RouteInfo
-from offramp_server.errors import InvalidRequest
-from offramp_server.rpc.ports import Serving
+from offramp_server.errors import NotFound
+from offramp_server.rpc.ports import RouteControl
+from offramp_server.rpc.route_messages import (
+    change_message,
+    last_of,
+    number_of,
+    page_size,
+    resource_name,
+    route_message,
+    route_name,
+    settings_update,
+    token_of,
+)
 from offramp_server.transport.interface import CallContext, Service
-
-_COLLECTION = "routes/"
-_DEFAULT_PAGE_SIZE = 100
-_MAX_PAGE_SIZE = 1000
-_KINDS = MappingProxyType({"single": pb.ROUTE_KIND_SINGLE})
 
 
 class RouteCalls:
     """offramp.v1.RouteService."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, routes: RouteControl, caller: Callable[[CallContext], str]) -> None:
+        """`caller` says who calls, for the record."""
+        self._routes = routes
+        self._caller = caller
 
     async def list_routes(self, request: pb.ListRoutesRequest, context: CallContext) -> pb.ListRoutesResponse:
-        if request.page_size < 0:
-            raise InvalidRequest(f"page_size: expected a number from 0, got {request.page_size}")
-        size = min(request.page_size or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
-        after = _name_of_token(request.page_token)
+        size, last = page_size(request.page_size), last_of(request.page_token)
         # By name and not by position, so that a route that comes or goes between two pages moves no other.
-        rest = sorted((route for route in self._serving.routes() if route.name > after), key=lambda route: route.name)
-        token = _token_of_name(rest[size - 1].name) if len(rest) > size else ""
-        return pb.ListRoutesResponse(routes=[_message(route) for route in rest[:size]], next_page_token=token)
+        rest = sorted((route for route in self._routes.routes() if route.name > last), key=lambda route: route.name)
+        token = token_of(rest[size - 1].name) if len(rest) > size else ""
+        return pb.ListRoutesResponse(routes=[route_message(route) for route in rest[:size]], next_page_token=token)
 
     async def get_route(self, request: pb.GetRouteRequest, context: CallContext) -> pb.GetRouteResponse:
-        if not request.name.startswith(_COLLECTION) or request.name == _COLLECTION:
-            raise InvalidRequest(f'expected a name of the form "routes/NAME", got {quoted(request.name)}')
-        return pb.GetRouteResponse(route=_message(self._serving.route(request.name.removeprefix(_COLLECTION))))
+        return pb.GetRouteResponse(route=route_message(self._routes.route(route_name(request.name))))
+
+    async def update_route(self, request: pb.UpdateRouteRequest, context: CallContext) -> pb.UpdateRouteResponse:
+        name, update = route_name(request.route.name), settings_update(request)
+        return pb.UpdateRouteResponse(
+            route=route_message(await self._routes.update(name, update, self._caller(context)))
+        )
+
+    async def watch_route(
+        self, request: pb.WatchRouteRequest, context: CallContext
+    ) -> AsyncIterator[pb.WatchRouteResponse]:
+        name = route_name(request.name)
+        before = self._routes.route(name)
+        yield pb.WatchRouteResponse(route=route_message(before))
+        async with aclosing(self._routes.watch()) as states:
+            async for state in states:
+                now = {route.name: route for route in state}.get(name)
+                if now is None:
+                    raise NotFound(f"route {quoted(name)} was unloaded")
+                if now != before:
+                    yield pb.WatchRouteResponse(route=route_message(now))
+                before = now
+
+    async def watch_routes(
+        self, request: pb.WatchRoutesRequest, context: CallContext
+    ) -> AsyncIterator[pb.WatchRoutesResponse]:
+        before: Mapping[str, RouteInfo] = {}
+        async with aclosing(self._routes.watch()) as states:
+            async for state in states:
+                now = {route.name: route for route in state}
+                yield _difference(before, now)
+                before = now
+
+    async def list_route_changes(
+        self, request: pb.ListRouteChangesRequest, context: CallContext
+    ) -> pb.ListRouteChangesResponse:
+        size = page_size(request.page_size)
+        # One more, to know whether there is another page.
+        found = await self._routes.changes(route_name(request.parent), number_of(request.page_token), size + 1)
+        token = token_of(str(found[size - 1].number)) if len(found) > size else ""
+        return pb.ListRouteChangesResponse(
+            changes=[change_message(change) for change in found[:size]], next_page_token=token
+        )
 
 
-def route_service(serving: Serving) -> Service:
-    return Service.of(pb.DESCRIPTOR.services_by_name["RouteService"], RouteCalls(serving))
-
-
-def _message(route: RouteInfo) -> pb.Route:
-    return pb.Route(
-        name=_COLLECTION + route.name,
-        kind=_KINDS.get(route.kind, pb.ROUTE_KIND_UNSPECIFIED),
-        models=[pb.RouteModel(name=name, version=version) for name, version in route.models],
-        state=pb.ROUTE_STATE_READY if route.ready else pb.ROUTE_STATE_UNAVAILABLE,
-        reason=route.reason,
+def _difference(before: Mapping[str, RouteInfo], now: Mapping[str, RouteInfo]) -> pb.WatchRoutesResponse:
+    changed = [route for name, route in now.items() if before.get(name) != route]
+    return pb.WatchRoutesResponse(
+        routes=[route_message(route) for route in changed],
+        removed=[resource_name(name) for name in before.keys() - now.keys()],
     )
 
 
-def _token_of_name(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()
-
-
-def _name_of_token(token: str) -> str:
-    try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except ValueError:
-        raise InvalidRequest("page_token: expected the next_page_token of the page before, unchanged") from None
+def route_service(routes: RouteControl, caller: Callable[[CallContext], str]) -> Service:
+    return Service.of(pb.DESCRIPTOR.services_by_name["RouteService"], RouteCalls(routes, caller))

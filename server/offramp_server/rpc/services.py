@@ -41,10 +41,14 @@ def build_services(
     serving: Serving, health: HealthBoard, settings: RpcSettings, logs: LogControl, traces: TraceControl
 ) -> tuple[Service, ...]:
     """All services, guarded. Their names are put on the health board."""
-    services = [_inference_service(serving, settings, logs, traces), health_service(health), route_service(serving)]
+    authenticator = Authenticator(settings.tokens, management_allowed=settings.management_allowed)
+    services = [
+        _inference_service(serving, settings, logs, traces),
+        health_service(health),
+        route_service(serving.live_routes, authenticator.caller),
+    ]
     services.extend(reflection_services(services))
     health.add_services(service.name for service in services)
-    authenticator = Authenticator(settings.tokens, management_allowed=settings.management_allowed)
     return tuple(guarded(service, authenticator) for service in services)
 
 
