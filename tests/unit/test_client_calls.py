@@ -118,11 +118,24 @@ class TestInfer:
 
         result = client.infer("echo", {"x": X})
 
-        assert result.path == AnswerPath("fashion", ("student", "teacher"), "1", 0.75, 4, "b", "abc")
+        assert result.path == AnswerPath("fashion", ("student", "teacher"), ("1",), (0.75,), 4, "b", "abc")
+        assert (result.path.exit, result.path.confidence) == ("1", 0.75)
         assert result.parameters == server.response_parameters
 
+    def test_each_item_of_a_request_has_its_own_exit(self, client: Any, server: FakeServer) -> None:
+        server.response_parameters = {"offramp_exit": "fast,teacher,fast", "offramp_confidence": "0.9,0.9,0.9"}
+
+        path = client.infer("echo", {"x": X}).path
+
+        assert (path.exits, path.confidences) == (("fast", "teacher", "fast"), (0.9, 0.9, 0.9))
+        assert (path.exit, path.confidence) == (None, 0.9)
+        assert path.of_item(1) == AnswerPath(exits=("teacher",), confidences=(0.9,))
+        assert path.of_item(1).exit == "teacher"
+
     def test_an_answer_that_does_not_say_how_it_was_made_has_an_empty_path(self, client: Any) -> None:
-        assert client.infer("echo", {"x": X}).path == AnswerPath()
+        path = client.infer("echo", {"x": X}).path
+        assert path == AnswerPath()
+        assert (path.exit, path.confidence, path.of_item(0)) == (None, None, AnswerPath())
 
     def test_a_path_that_is_not_as_agreed_is_a_protocol_error(self, client: Any, server: FakeServer) -> None:
         server.response_parameters = {"offramp_confidence": "high"}
@@ -249,21 +262,21 @@ class TestAskingTheServer:
         assert min(server.limits()) > 60
 
     def test_every_page_of_routes_is_fetched(self, client: Any) -> None:
-        routes = client.list_routes()
+        routes = client.routes()
 
         assert [route.name for route in routes] == ["r0", "r1", "r2"]
         assert routes[0] == Route("r0", "single", (RouteModel("echo", "2"),), True, "")
 
     @pytest.mark.parametrize("name", ["fashion", "routes/fashion"])
     def test_a_route_is_found_by_its_name(self, client: Any, server: FakeServer, name: str) -> None:
-        assert client.get_route(name).name == "fashion"
+        assert client.route(name).name == "fashion"
         assert server.last().name == "routes/fashion"
 
     def test_a_kind_of_route_that_this_client_does_not_know_stays_a_number(
         self, client: Any, server: FakeServer
     ) -> None:
         server.garbage = b"\x0a\x04\x0a\x00\x10\x63"
-        assert client.get_route("x").kind == "99"
+        assert client.route("x").kind == "99"
 
 
 class TestErrors:

@@ -42,13 +42,12 @@ from offramp_client.metadata import (
     IndexEntry,
     ModelConfig,
     ModelMetadata,
-    Route,
-    RouteModel,
     ServerMetadata,
     TensorInfo,
 )
 from offramp_client.options import CLIENT_DEFAULT, TLS, KeepAlive
 from offramp_client.retry import RetryPolicy
+from offramp_client.routes import Route, RouteChange, RouteModel, SettingChange
 from offramp_client.statistics import BatchStatistics, Duration, MemoryUsage, ModelStatistics
 
 __all__ = [
@@ -86,8 +85,10 @@ __all__ = [
     "ResourceExhausted",
     "RetryPolicy",
     "Route",
+    "RouteChange",
     "RouteModel",
     "ServerMetadata",
+    "SettingChange",
     "Tensor",
     "TensorInfo",
     "Unauthenticated",

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from offramp_client._connection import connection_to
+from offramp_client._methods import Method
 from offramp_client._plans import Planner
 from offramp_client.options import TLS, KeepAlive
 from offramp_client.retry import RetryPolicy
@@ -73,7 +74,10 @@ class BaseClient:
             channel = transport.insecure_channel(connection.target, connection.options)
         else:
             channel = transport.secure_channel(connection.target, connection.credentials, connection.options)
-        return channel, {
-            method.path: channel.stream_stream(method.path) if method.streaming else channel.unary_unary(method.path)
-            for method in self._plans.methods
-        }
+        return channel, {method.path: _callable(channel, method) for method in self._plans.methods}
+
+
+def _callable(channel: Any, method: Method) -> Any:
+    if method.client_streaming:
+        return channel.stream_stream(method.path)
+    return channel.unary_stream(method.path) if method.server_streaming else channel.unary_unary(method.path)

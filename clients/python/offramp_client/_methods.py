@@ -19,7 +19,8 @@ class Method:
     #: /package.Service/Method
     path: str
     response_class: type[Message]
-    streaming: bool
+    client_streaming: bool = False
+    server_streaming: bool = False
 
     def parse(self, payload: bytes) -> Message:
         """Raises ProtocolError for bytes that are no such message."""
@@ -34,7 +35,10 @@ def methods_of(file: FileDescriptor, service: str) -> Mapping[str, Method]:
     descriptor = file.services_by_name[service]
     return {
         method.name: Method(
-            f"/{descriptor.full_name}/{method.name}", GetMessageClass(method.output_type), method.client_streaming
+            f"/{descriptor.full_name}/{method.name}",
+            GetMessageClass(method.output_type),
+            method.client_streaming,
+            method.server_streaming,
         )
         for method in descriptor.methods
     }

@@ -15,14 +15,15 @@ from google.protobuf.message import Message
 from offramp.v1 import route_service_pb2 as routes_pb
 from open_inference import grpc_predict_v2_pb2 as pb
 
-from offramp_client import classification, inference
+from offramp_client import classification, inference, routes
 from offramp_client._methods import Method, methods_of
 from offramp_client.classification import Classification, ClassifyOptions, Front, Items
 from offramp_client.errors import DeadlineExceeded, InvalidArgument, OfframpError, Unavailable
 from offramp_client.inference import InferRequest, InferResult
-from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, Route, ServerMetadata
+from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, ServerMetadata
 from offramp_client.options import CLIENT_DEFAULT, Timeout
 from offramp_client.retry import Deadline, RetryPolicy, check_timeout
+from offramp_client.routes import Route, RouteChange
 from offramp_client.statistics import ModelStatistics
 
 T = TypeVar("T")
@@ -53,6 +54,15 @@ class Done(Generic[T]):
     """The plan has ended with this result."""
 
     result: T
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Generic[T]):
+    """Send `payload`, and give on what `read` makes of each answer."""
+
+    method: Method
+    payload: bytes
+    read: Callable[[bytes], T]
 
 
 Step: TypeAlias = Send | Pause
@@ -192,21 +202,59 @@ class Planner:
         yield from self._ask("RepositoryModelUnload", request, timeout, _ONCE)
 
     def list_routes(self, timeout: Timeout) -> Plan[list[Route]]:
-        deadline = self._deadline(timeout)
-        request = routes_pb.ListRoutesRequest()
-        routes: list[Route] = []
-        while True:
-            answer = yield from self._call(self._routes["ListRoutes"], request.SerializeToString(), deadline)
-            routes.extend(map(Route.from_message, answer.routes))
-            if not answer.next_page_token:
-                return routes
-            request.page_token = answer.next_page_token
+        found = yield from self._pages("ListRoutes", routes_pb.ListRoutesRequest(), "routes", timeout)
+        return [Route.from_message(route) for route in found]
 
     def get_route(self, name: str, timeout: Timeout) -> Plan[Route]:
-        request = routes_pb.GetRouteRequest(name=f"routes/{name.removeprefix('routes/')}")
+        request = routes_pb.GetRouteRequest(name=routes.resource_name(name))
+        return Route.from_message((yield from self._ask_routes("GetRoute", request, timeout)).route)
+
+    def update_route(self, request: routes_pb.UpdateRouteRequest, timeout: Timeout) -> Plan[Route]:
+        # With an etag a second attempt would collide with a first one whose answer was lost.
+        retries = _ONCE if request.route.etag else None
+        return Route.from_message((yield from self._ask_routes("UpdateRoute", request, timeout, retries)).route)
+
+    def route_changes(self, name: str, limit: int | None, timeout: Timeout) -> Plan[list[RouteChange]]:
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit counts changes: at least 1, got {limit}")
+        request = routes_pb.ListRouteChangesRequest(parent=routes.resource_name(name), page_size=limit or 0)
+        found = yield from self._pages("ListRouteChanges", request, "changes", timeout, limit)
+        return [RouteChange.from_message(change) for change in found]
+
+    def watch_route(self, name: str) -> Watch[Route]:
+        method = self._routes["WatchRoute"]
+        payload = routes_pb.WatchRouteRequest(name=routes.resource_name(name)).SerializeToString()
+        return Watch(method, payload, lambda answer: Route.from_message(cast(Any, method.parse(answer)).route))
+
+    def watch_routes(self) -> Watch[Mapping[str, Route]]:
+        method = self._routes["WatchRoutes"]
+        known: dict[str, Route] = {}
+
+        def read(answer: bytes) -> Mapping[str, Route]:
+            nonlocal known
+            known = routes.apply(known, cast(routes_pb.WatchRoutesResponse, method.parse(answer)))
+            return known
+
+        return Watch(method, routes_pb.WatchRoutesRequest().SerializeToString(), read)
+
+    def _pages(
+        self, method: str, request: Any, field: str, timeout: Timeout, limit: int | None = None
+    ) -> Plan[list[Any]]:
+        """What `field` has on every page, or on as many as have `limit` of it."""
+        deadline = self._deadline(timeout)
+        found: list[Any] = []
+        while True:
+            answer = yield from self._call(self._routes[method], request.SerializeToString(), deadline)
+            found.extend(getattr(answer, field))
+            request.page_token = answer.next_page_token
+            if not answer.next_page_token or (limit is not None and len(found) >= limit):
+                return found[:limit]
+
+    def _ask_routes(
+        self, method: str, request: Message, timeout: Timeout, retries: RetryPolicy | None = None
+    ) -> Plan[Any]:
         payload = request.SerializeToString()
-        answer = yield from self._call(self._routes["GetRoute"], payload, self._deadline(timeout))
-        return Route.from_message(answer.route)
+        return (yield from self._call(self._routes[method], payload, self._deadline(timeout), retries))
 
     def _datatypes_of(self, request: InferRequest, deadline: Deadline) -> Plan[Mapping[str, str]]:
         key = request.model, request.version

@@ -15,14 +15,15 @@ import grpc.aio
 
 from offramp_client._base import LOAD_TIMEOUT, BaseClient
 from offramp_client._connection import typed_error
-from offramp_client._plans import Done, Outcome, Pause, Plan, Step, proceed
+from offramp_client._plans import Done, Outcome, Pause, Plan, Step, Watch, proceed
 from offramp_client.classification import Classification, ClassifyOptions, Images, Texts, read_items
 from offramp_client.errors import Cancelled, Internal, OfframpError, from_status
 from offramp_client.inference import InferRequest, InferResult, ParameterValue, TensorLike
-from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, Route, ServerMetadata
+from offramp_client.metadata import IndexEntry, ModelConfig, ModelMetadata, ServerMetadata
 from offramp_client.options import CLIENT_DEFAULT, Timeout
 from offramp_client.pictures import Image
 from offramp_client.retry import check_timeout
+from offramp_client.routes import Route, RouteChange, reset_request, update_request
 from offramp_client.statistics import ModelStatistics
 
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class Client(BaseClient):
         request_id: str | None = None,
         unit: str | None = None,
         route: str | None = None,
+        max_exit: str | int | None = None,
+        min_confidence: float | None = None,
         cast: bool = False,
         timeout: Timeout = CLIENT_DEFAULT,
     ) -> InferResult:
@@ -77,6 +80,8 @@ class Client(BaseClient):
             request_id: comes back as the answer's `id`.
             unit: the sticky key of A/B routes, for instance a user id.
             route: another path than the route's default, "model:NAME" for example.
+            max_exit: the last exit of an early-exit route that may be asked, by its name or number.
+            min_confidence: how sure an exit of such a route has to be for this request, from 0 to 1.
             cast: convert the inputs to the datatypes that the model declares, so that Python lists will do. Asks the
                 server for them once. Integers have to fit; floating point is rounded.
             timeout: seconds for all attempts; None: no limit.
@@ -89,8 +94,9 @@ class Client(BaseClient):
             ValueError, TypeError: the arguments cannot be sent as they are.
         """
         request = InferRequest(
-            model, inputs, version, outputs, parameters, priority, request_id=request_id, unit=unit, route=route
-        )
+            model, inputs, version, outputs, parameters, priority, request_id=request_id,
+            unit=unit, route=route, max_exit=max_exit, min_confidence=min_confidence,
+        )  # fmt: skip
         return await self._run(self._plans.infer(request, cast=cast, timeout=timeout))
 
     @overload
@@ -131,7 +137,8 @@ class Client(BaseClient):
             image: one picture or several: a JPEG or PNG file's bytes or path, an array of pixels (uint8, [height,
                 width] or with channels last), or a Pillow image.
             options: `top_k` classes of each (5), `labels` in place of the model's own for a zero-shot model, `output`
-                to take the scores from; `version`, `priority`, `request_id`, `unit`, `route`, `timeout` as of `infer`.
+                to take the scores from; `version`, `priority`, `request_id`, `unit`, `route`, `max_exit`,
+                `min_confidence`, `timeout` as of `infer`.
 
         Raises:
             InvalidArgument: the model takes no text or no pictures, or one of these cannot be read (item by number).
@@ -218,13 +225,88 @@ class Client(BaseClient):
         """
         await self._run(self._plans.unload_model(name, timeout))
 
-    async def list_routes(self, *, timeout: Timeout = CLIENT_DEFAULT) -> list[Route]:
+    async def routes(self, *, timeout: Timeout = CLIENT_DEFAULT) -> list[Route]:
         """All routes, in the order of their names. Raises Unimplemented where the server is not Offramp."""
         return await self._run(self._plans.list_routes(timeout))
 
-    async def get_route(self, name: str, *, timeout: Timeout = CLIENT_DEFAULT) -> Route:
+    async def route(self, name: str, *, timeout: Timeout = CLIENT_DEFAULT) -> Route:
         """One route. Raises NotFound, or Unimplemented where the server is not Offramp."""
         return await self._run(self._plans.get_route(name, timeout))
+
+    async def update_route(
+        self,
+        name: str,
+        settings: Mapping[str, float] | None = None,
+        *,
+        reset: Iterable[str] = (),
+        etag: str | None = None,
+        validate_only: bool = False,
+        timeout: Timeout = CLIENT_DEFAULT,
+    ) -> Route:
+        """Change settings of a route for the requests that come from now on, all of them or none.
+
+        The change outlasts restarts of the server, until route.toml is changed. Needs the role `admin`.
+
+            route = client.route("fashion")
+            client.update_route("fashion", {"threshold.student": 0.9}, etag=route.etag)
+
+        Args:
+            name: of the route.
+            settings: new values by key; settings that are not named stay as they are.
+            reset: keys that go back to what route.toml says.
+            etag: of the route as it was when you decided; None: make the change whatever was there. With an etag
+                nothing is tried again, as a second attempt would collide with a first one whose answer was lost.
+            validate_only: only check, and return what the route would be.
+
+        Raises:
+            Aborted: the route has another etag by now. Read it again, and decide again.
+            InvalidArgument: the route has no such setting, or it cannot have that value.
+            NotFound, FailedPrecondition: there is no such route, or it is not ready.
+            ValueError: nothing to change, or a key both set and reset.
+        """
+        request = update_request(name, settings or {}, reset, etag, validate_only)
+        return await self._run(self._plans.update_route(request, timeout))
+
+    async def reset_route(self, name: str, *, etag: str | None = None, timeout: Timeout = CLIENT_DEFAULT) -> Route:
+        """Take every setting of a route back to what route.toml says. Raises as `update_route`."""
+        return await self._run(self._plans.update_route(reset_request(name, etag), timeout))
+
+    async def route_changes(
+        self, name: str, *, limit: int | None = None, timeout: Timeout = CLIENT_DEFAULT
+    ) -> list[RouteChange]:
+        """What was changed of a route while it ran, the latest first, at most `limit`. Needs the role `admin`."""
+        return await self._run(self._plans.route_changes(name, limit, timeout))
+
+    def watch_route(self, name: str, *, timeout: float | None = None) -> AsyncIterator[Route]:
+        """The route as it is, and again after each change. States that nobody had time to read are skipped.
+
+        It goes on until you stop reading, or for `timeout` seconds (DeadlineExceeded). Raises NotFound if there is no
+        such route or it goes, Unavailable if the server drains or is lost: watch again then.
+        """
+        return self._watch(self._plans.watch_route(name), timeout)
+
+    def watch_routes(self, *, timeout: float | None = None) -> AsyncIterator[Mapping[str, Route]]:
+        """All routes by their names, now and after each change; else as `watch_route`."""
+        return self._watch(self._plans.watch_routes(), timeout)
+
+    def _watch(self, watch: Watch[T], timeout: float | None) -> AsyncIterator[T]:
+        self._check_open()
+        check_timeout(timeout)
+        return self._answers(watch, timeout)
+
+    async def _answers(self, watch: Watch[T], timeout: float | None) -> AsyncIterator[T]:
+        call = self._call(watch.method.path)(watch.payload, timeout=timeout, metadata=self._connection.metadata)
+        try:
+            async for answer in call:
+                yield watch.read(answer)
+        except grpc.RpcError as error:
+            raise typed_error(error) from error
+        except asyncio.CancelledError as error:
+            self._raise_if_closed(error)
+            raise
+        finally:
+            # For a caller who stops listening; after the end it does nothing.
+            call.cancel()
 
     async def _stream(
         self, requests: AsyncIterable[InferRequest] | Iterable[InferRequest], timeout: float | None

@@ -84,6 +84,10 @@ class ClassifyOptions(TypedDict, total=False):
     unit: str | None
     #: Another path than the route's default, "model:NAME" for example.
     route: str | None
+    #: The last exit of an early-exit route that may be asked.
+    max_exit: str | int | None
+    #: How sure an exit of such a route has to be.
+    min_confidence: float | None
     #: Seconds for everything; None: no limit.
     timeout: Timeout
 
@@ -143,6 +147,8 @@ def requests(model: str, items: Items, front: Front, options: ClassifyOptions) -
             request_id=options.get("request_id"),
             unit=options.get("unit"),
             route=options.get("route"),
+            max_exit=options.get("max_exit"),
+            min_confidence=options.get("min_confidence"),
         )
         for part in parts
     ]
@@ -168,11 +174,10 @@ def read_answer(result: InferResult, front: Front) -> list[Classification]:
     if elements.dtype != object or not elements.size:
         raise ProtocolError(f'output "{front.output}" holds no classes; the server lacks the classification extension')
     rows = elements.reshape(-1, elements.shape[-1])
+    name, version, path = result.model_name, result.model_version, result.path
     return [
-        Classification(
-            tuple(map(_class_score, row)), front.output, result.model_name, result.model_version, result.path
-        )
-        for row in rows
+        Classification(tuple(map(_class_score, row)), front.output, name, version, path.of_item(index))
+        for index, row in enumerate(rows)
     ]
 
 

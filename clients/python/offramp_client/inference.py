@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from open_inference.tensor import Tensor
 
 from offramp_client.errors import OfframpError, ProtocolError, error_class
 
+T = TypeVar("T")
 ParameterValue: TypeAlias = bool | int | float | str
 #: A tensor as the caller has it: anything that `numpy.asarray` takes, or a `Tensor`.
 TensorLike: TypeAlias = npt.ArrayLike | Tensor
@@ -53,38 +54,62 @@ class InferRequest:
     unit: str | None = None
     #: Another path than the route's default, "model:NAME" for example (parameter `offramp_route`).
     route: str | None = None
+    #: The last exit of an early-exit route that may be asked, by its name or number (parameter `offramp_max_exit`).
+    max_exit: str | int | None = None
+    #: How sure an exit of such a route has to be for this request, from 0 to 1 (parameter `offramp_min_confidence`).
+    min_confidence: float | None = None
     #: In a stream: seconds that the server may spend on this request; None: the client's default.
     timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPath:
-    """How an Offramp server came to an answer. None, and no models, where it did not say."""
+    """How an Offramp server came to an answer. None, and nothing in a tuple, where it did not say."""
 
+    #: The route's strategy: "single", "ensemble", "early_exit" or "split".
     route: str | None = None
     #: The models that took part, in order, as "name:version".
     models: tuple[str, ...] = ()
-    #: The stage after which an early-exit route answered.
-    exit: str | None = None
-    confidence: float | None = None
-    #: The certificate's epoch.
+    #: Of each item of the request, in order: the stage after which an early-exit route answered.
+    exits: tuple[str, ...] = ()
+    #: Of each item: how sure that stage was.
+    confidences: tuple[float, ...] = ()
+    #: What the thresholds of the route were when it answered: a number that rises with each of its changes.
     epoch: int | None = None
     #: The arm of a split route.
     arm: str | None = None
     #: The server's id of the request, as in its log.
     request_id: str | None = None
 
+    @property
+    def exit(self) -> str | None:
+        """The exit of the one item, or of all if it is the same; None if they differ."""
+        return _common(self.exits)
+
+    @property
+    def confidence(self) -> float | None:
+        """The confidence of the one item, or of all if it is the same; None if they differ."""
+        return _common(self.confidences)
+
+    def of_item(self, index: int) -> AnswerPath:
+        """The path of one item alone."""
+        return replace(
+            self,
+            exits=self.exits[index : index + 1] if len(self.exits) > 1 else self.exits,
+            confidences=self.confidences[index : index + 1] if len(self.confidences) > 1 else self.confidences,
+        )
+
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, ParameterValue]) -> AnswerPath:
         """Raises ProtocolError for a confidence or an epoch that is no number."""
         said = {name.removeprefix(_PREFIX): value for name, value in parameters.items() if name.startswith(_PREFIX)}
-        models = str(said.get("models", ""))
         try:
             return cls(
-                models=tuple(models.split(",")) if models else (),
-                confidence=float(said["confidence"]) if "confidence" in said else None,
+                models=_listed(said, "models"),
+                exits=_listed(said, "exit"),
+                confidences=tuple(map(float, _listed(said, "confidence"))),
                 epoch=int(said["epoch"]) if "epoch" in said else None,
-                **{name: str(said[name]) for name in ("route", "exit", "arm", "request_id") if name in said},
+                **{name: str(said[name]) for name in ("route", "arm", "request_id") if name in said},
             )
         except ValueError as error:
             raise ProtocolError(f"the answer's parameters are not as agreed: {error}") from error
@@ -196,8 +221,22 @@ def _description(tensor: Tensor) -> ModelInferRequest.InferInputTensor:
     return ModelInferRequest.InferInputTensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
 
 
+def _listed(said: Mapping[str, ParameterValue], name: str) -> tuple[str, ...]:
+    """Values for several items, or several models, are joined by commas."""
+    return tuple(str(said[name]).split(",")) if said.get(name, "") != "" else ()
+
+
+def _common(values: tuple[T, ...]) -> T | None:
+    return values[0] if len(set(values)) == 1 else None
+
+
 def _parameters(request: InferRequest) -> dict[str, ParameterValue]:
-    named = {"offramp_unit": request.unit, "offramp_route": request.route}
+    named = {
+        "offramp_unit": request.unit,
+        "offramp_route": request.route,
+        "offramp_max_exit": request.max_exit,
+        "offramp_min_confidence": request.min_confidence,
+    }
     parameters = {name: value for name, value in named.items() if value is not None}
     given = request.parameters or {}
     for name in given.keys() & {*parameters, *(["priority"] if request.priority is not None else [])}:

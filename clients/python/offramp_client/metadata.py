@@ -1,4 +1,4 @@
-"""What a server says about itself, its models and its routes: plain data."""
+"""What a server says about itself and its models: plain data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from offramp.v1 import route_service_pb2 as routes_pb
 from open_inference import grpc_predict_v2_pb2 as pb
 from open_inference import model_config_pb2 as config_pb
 
@@ -116,11 +115,11 @@ class ModelConfig:
 
 
 def _datatype(data_type: int) -> str:
-    name = _enum_name(config_pb.DataType, data_type, "TYPE_")
+    name = enum_name(config_pb.DataType, data_type, "TYPE_")
     return "BYTES" if name == "STRING" else name
 
 
-def _enum_name(enum: Any, number: int, prefix: str) -> str:
+def enum_name(enum: Any, number: int, prefix: str) -> str:
     """A newer server may have values that this client does not know: they stay numbers."""
     return str(enum.Name(number)).removeprefix(prefix) if number in enum.values() else str(number)
 
@@ -142,35 +141,3 @@ class IndexEntry:
     @classmethod
     def from_message(cls, message: pb.RepositoryIndexResponse.ModelIndex) -> IndexEntry:
         return cls(message.name, message.version, message.state, message.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class RouteModel:
-    """A model that a route may run."""
-
-    name: str
-    #: Empty: the latest version that is ready.
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A name that is called like a model, and the strategy behind it."""
-
-    name: str
-    #: "single", for example.
-    kind: str
-    models: tuple[RouteModel, ...]
-    ready: bool
-    #: Which of its models cannot answer, and why.
-    reason: str
-
-    @classmethod
-    def from_message(cls, message: routes_pb.Route) -> Route:
-        return cls(
-            message.name.removeprefix("routes/"),
-            _enum_name(routes_pb.RouteKind, message.kind, "ROUTE_KIND_").lower(),
-            tuple(RouteModel(model.name, model.version) for model in message.models),
-            message.state == routes_pb.ROUTE_STATE_READY,
-            message.reason,
-        )
