@@ -1,0 +1,88 @@
+"""Puts what requests were seen to do back into the order in which they came.
+
+Answers come when they come, and audits later still: what is quick would be seen before what is slow, and a stream in
+that order says for a while that all is well. So an observation waits until everything that came before it has settled.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from offramp_adapters.audits.observation import Observation
+
+# Why a request has no observations although it came before others that have: it took too long for all to wait.
+OVERDUE = "overdue"
+
+
+class Arrival:
+    """One request at one route, from its arrival until nothing more can be seen of it. It begins with one hold."""
+
+    __slots__ = ("_holds", "_settled", "failure", "observations", "sequence", "time")
+
+    def __init__(self, sequence: int, time: float, settled: Callable[[], None]) -> None:
+        """`time` in seconds since 1970; `settled` is called once it has."""
+        self.sequence = sequence
+        self.time = time
+        self.observations: list[Observation] = []
+        # Why it was not answered, if that may have had to do with what it was.
+        self.failure = ""
+        self._holds = 1
+        self._settled = settled
+
+    @property
+    def settled(self) -> bool:
+        return self._holds == 0
+
+    def note(self, observations: Sequence[Observation]) -> None:
+        self.observations.extend(observations)
+
+    def hold(self) -> None:
+        """More is to be seen of it later: one `release` more is needed."""
+        self._holds += 1
+
+    def release(self) -> None:
+        if self._holds:
+            self._holds -= 1
+            if not self._holds:
+                self._settled()
+
+    def give_up(self, reason: str) -> None:
+        """Nothing is waited for any more, and nothing is taken."""
+        self.failure = reason
+        self.observations = []
+        self._holds = 0
+
+
+class Arrivals:
+    """The requests of one epoch, in order. Hands each on once it and all before it have settled."""
+
+    def __init__(self, limit: int, hand_on: Callable[[Arrival], None]) -> None:
+        """More than `limit` are not held: the oldest is given up, so that one that hangs cannot stop all."""
+        self._limit = limit
+        self._hand_on = hand_on
+        self._held: deque[Arrival] = deque()
+
+    @property
+    def held(self) -> int:
+        """Requests that have not been handed on."""
+        return len(self._held)
+
+    def add(self, sequence: int, time: float) -> Arrival:
+        arrival = Arrival(sequence, time, self._advance)
+        self._held.append(arrival)
+        if len(self._held) > self._limit:
+            self._held[0].give_up(OVERDUE)
+            self._advance()
+        return arrival
+
+    def give_up(self, reason: str) -> None:
+        """All that have not settled."""
+        for arrival in self._held:
+            if not arrival.settled:
+                arrival.give_up(reason)
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._held and self._held[0].settled:
+            self._hand_on(self._held.popleft())
