@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from eventually import PATIENCE
@@ -18,6 +18,7 @@ from offramp.v1 import route_service_pb2 as routes_pb
 from offramp_client import AsyncClient, Client, InferRequest, InferResult
 from open_inference import grpc_predict_v2_pb2 as pb
 
+T = TypeVar("T")
 SERVICES = (
     pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
     routes_pb.DESCRIPTOR.services_by_name["RouteService"],
@@ -91,8 +92,11 @@ class FakeServer:
         )
 
     def _handler(self, method: Any) -> Any:
-        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
-        behaviour = self._stream if method.client_streaming else self._unary(method.name)
+        make, behaviour = grpc.unary_unary_rpc_method_handler, self._unary(method.name)
+        if method.client_streaming:
+            make, behaviour = grpc.stream_stream_rpc_method_handler, self._stream
+        elif method.server_streaming:
+            make = grpc.unary_stream_rpc_method_handler
         return make(
             behaviour,
             request_deserializer=GetMessageClass(method.input_type).FromString,
@@ -224,6 +228,48 @@ class FakeServer:
     def _GetRoute(self, request: Any, context: Any) -> Any:
         return routes_pb.GetRouteResponse(route=self._route(request.name.removeprefix("routes/")))
 
+    def _UpdateRoute(self, request: Any, context: Any) -> Any:
+        answer = self._route(request.route.name.removeprefix("routes/"))
+        answer.MergeFrom(routes_pb.Route(settings=request.route.settings, etag="after", updated_by="ana"))
+        answer.update_time.FromMilliseconds(1500)
+        return routes_pb.UpdateRouteResponse(route=answer)
+
+    def _ListRouteChanges(self, request: Any, context: Any) -> Any:
+        last = int(request.page_token or 6)
+        numbers = range(last - 1, max(0, last - 1 - min(request.page_size or 2, 2)), -1)
+        changes = [
+            routes_pb.RouteChange(
+                name=f"{request.parent}/changes/{number}",
+                kind=routes_pb.ROUTE_CHANGE_KIND_UPDATED,
+                changed_by="ana",
+                settings=[routes_pb.SettingChange(key="weight.a", after=number)],
+            )
+            for number in numbers
+        ]
+        more = str(numbers[-1]) if numbers[-1] > 1 else ""
+        return routes_pb.ListRouteChangesResponse(changes=changes, next_page_token=more)
+
+    def _WatchRoute(self, request: Any, context: Any) -> Any:
+        for etag in ("1", "2"):
+            answer = self._route(request.name.removeprefix("routes/"))
+            answer.etag = etag
+            yield routes_pb.WatchRouteResponse(route=answer)
+        yield from self._linger(context)
+
+    def _WatchRoutes(self, request: Any, context: Any) -> Any:
+        yield routes_pb.WatchRoutesResponse(routes=[self._route("b"), self._route("a")])
+        yield routes_pb.WatchRoutesResponse(routes=[self._route("c")], removed=["routes/a"])
+        yield from self._linger(context)
+
+    def _linger(self, context: Any) -> Iterator[Any]:
+        """Until the caller goes, or the server is to drain."""
+        if not context.add_callback(self.cancelled.set):
+            self.cancelled.set()
+        self.working.set()
+        self.release.wait(PATIENCE)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+        yield
+
     def _route(self, name: str) -> Any:
         return routes_pb.Route(
             name=f"routes/{name}",
@@ -245,12 +291,23 @@ class Awaited:
         return lambda *args, **options: self._runner.run(method(*args, **options))
 
     def infer_stream(self, requests: Iterable[InferRequest], **options: Any) -> Iterator[InferResult]:
-        answers = self._client.infer_stream(requests, **options)
-        while True:
-            try:
-                yield self._runner.run(_next(answers))
-            except StopAsyncIteration:
-                return
+        return self._each(self._client.infer_stream(requests, **options))
+
+    def watch_route(self, *args: Any, **options: Any) -> Iterator[Any]:
+        return self._each(self._client.watch_route(*args, **options))
+
+    def watch_routes(self, **options: Any) -> Iterator[Any]:
+        return self._each(self._client.watch_routes(**options))
+
+    def _each(self, answers: Any) -> Iterator[Any]:
+        try:
+            while True:
+                try:
+                    yield self._runner.run(_next(answers))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._runner.run(answers.aclose())
 
     def __enter__(self) -> Awaited:
         return self
@@ -263,7 +320,7 @@ class Awaited:
         self._runner.close()
 
 
-async def _next(answers: AsyncIterator[InferResult]) -> InferResult:
+async def _next(answers: AsyncIterator[T]) -> T:
     return await anext(answers)
 
 

@@ -14,7 +14,7 @@ import offramp_client
 import pytest
 from client_fakes import Failure, FakeServer, client_of
 from eventually import PATIENCE
-from offramp_client import AnswerPath, Duration, IndexEntry, RetryPolicy, Route, RouteModel, Tensor, TensorInfo, errors
+from offramp_client import AnswerPath, Duration, IndexEntry, RetryPolicy, Tensor, TensorInfo, errors
 from open_inference.grpc_predict_v2_pb2 import ModelInferResponse
 from open_inference.tensor import NUMPY_TYPES
 
@@ -260,23 +260,6 @@ class TestAskingTheServer:
         calls = [(method, request.model_name) for method, request, *_ in server.seen]
         assert calls == [("RepositoryModelLoad", "a"), ("RepositoryModelUnload", "b")]
         assert min(server.limits()) > 60
-
-    def test_every_page_of_routes_is_fetched(self, client: Any) -> None:
-        routes = client.routes()
-
-        assert [route.name for route in routes] == ["r0", "r1", "r2"]
-        assert routes[0] == Route("r0", "single", (RouteModel("echo", "2"),), True, "")
-
-    @pytest.mark.parametrize("name", ["fashion", "routes/fashion"])
-    def test_a_route_is_found_by_its_name(self, client: Any, server: FakeServer, name: str) -> None:
-        assert client.route(name).name == "fashion"
-        assert server.last().name == "routes/fashion"
-
-    def test_a_kind_of_route_that_this_client_does_not_know_stays_a_number(
-        self, client: Any, server: FakeServer
-    ) -> None:
-        server.garbage = b"\x0a\x04\x0a\x00\x10\x63"
-        assert client.route("x").kind == "99"
 
 
 class TestErrors:

@@ -50,7 +50,7 @@ class LiveRoutes:
         self,
         table: RouteTable,
         store: SettingsStore,
-        level: Callable[[str], Level] = lambda route: Level.NORMAL,
+        level: Callable[[], Level] = lambda: Level.NORMAL,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`now` counts seconds since 1970."""
@@ -222,7 +222,7 @@ class LiveRoutes:
             file_settings=served.file_settings,
             updated_at=served.override.updated_at,
             updated_by=served.override.updated_by,
-            level=self._level(name).name.lower(),
+            level=self._level().name.lower(),
         )
 
 
