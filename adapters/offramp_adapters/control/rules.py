@@ -26,7 +26,7 @@ class LoadRule:
 def check_thresholds(rules: Mapping[Level, LoadRule], own: Sequence[float]) -> None:
     """Raises RouteInvalid unless the thresholds of every level fit the exits, `own` being theirs at the normal level:
     one for each, and none lower at a lower level. So those of the outermost levels are the bounds of the others, and
-    of what an operator may set."""
+    of what an operator may set. An exit whose own is above 1 is closed at every level."""
     given = {level: rule.thresholds for level, rule in rules.items() if rule.thresholds is not None}
     for level, thresholds in given.items():
         if len(thresholds) != len(own):
@@ -36,7 +36,7 @@ def check_thresholds(rules: Mapping[Level, LoadRule], own: Sequence[float]) -> N
     steps = sorted({Level.NORMAL: tuple(own), **given}.items())
     for (calmer, high), (busier, low) in pairwise(steps):
         for place, (above, below) in enumerate(zip(high, low, strict=True)):
-            if below > above:
+            if below > above and own[place] <= 1:
                 raise RouteInvalid(
                     f"exit {place + 1}: the threshold {below:g} of {_whose(busier)} is above {above:g} of "
                     f"{_whose(calmer)}; under load a route exits earlier, so expected at most that"

@@ -15,6 +15,7 @@ from offramp_common.toml_schema import bind, read_toml
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.repository.layout import MODEL_FILES, MODEL_TOML, ROUTE_TOML
+from offramp_server.repository.route_kinds.early_exit import EarlyExitToml
 from offramp_server.repository.route_kinds.ensemble import EnsembleToml
 from offramp_server.repository.route_kinds.single import SingleToml
 from offramp_server.repository.route_kinds.split import SplitToml
@@ -29,7 +30,7 @@ class RouteToml(Protocol):
 
 
 KINDS: MappingProxyType[str, type[RouteToml]] = MappingProxyType(
-    {"single": SingleToml, "ensemble": EnsembleToml, "split": SplitToml}
+    {"single": SingleToml, "ensemble": EnsembleToml, "early_exit": EarlyExitToml, "split": SplitToml}
 )
 
 

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from offramp_adapters.routes.parts import Part, parts_of
 from offramp_adapters.routes.plan import Target
@@ -18,6 +19,14 @@ from offramp_server.routing.binding import Bound, BoundModel, BoundRoute, Broken
 from offramp_server.workers.backend import LoadedModel
 
 
+@runtime_checkable
+class Seeded(Protocol):
+    """A definition that may ask for coins which fall alike each time, for tests."""
+
+    @property
+    def seed(self) -> int | None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Route:
     """One route of the repository, and what lasts from one of its requests to the next."""
@@ -25,10 +34,18 @@ class Route:
     name: str
     definition: Definition
     bound: Bound
-    coin: Callable[[], float] = field(default_factory=lambda: random.SystemRandom().random)
+    coin: Callable[[], float] = field(init=False)
     # Numbers of requests, by arrival.
     sequence: Iterator[int] = field(default_factory=itertools.count)
     epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.coin = _coin(_seed(self.definition))
+
+    def redefine(self, definition: Definition) -> None:
+        if _seed(definition) != _seed(self.definition):
+            self.coin = _coin(_seed(definition))
+        self.definition = definition
 
     def ready(self) -> BoundRoute:
         """What requests that come now run. Raises Unavailable if something is not there, or does not fit."""
@@ -59,7 +76,7 @@ class RouteTable:
         was there before stays."""
         bound = self._checked(name, definition)
         if name in self._routes:
-            self._routes[name].definition = definition
+            self._routes[name].redefine(definition)
         else:
             self._routes[name] = Route(name, definition, bound[name])
         self._take(bound)
@@ -71,7 +88,7 @@ class RouteTable:
     def replace(self, name: str, definition: Definition) -> None:
         """Put what has been checked. If what it names has changed since then, and it does not fit any more, the route
         is not ready, as it would be had that changed a little later."""
-        self._routes[name].definition = definition
+        self._routes[name].redefine(definition)
         self._rebind()
 
     def remove(self, name: str) -> None:
@@ -133,6 +150,15 @@ class RouteTable:
 
     def _model(self, target: Target) -> BoundModel:
         return bound_model(self._models.get(target.name, target.version))
+
+
+def _seed(definition: Definition) -> int | None:
+    return definition.seed if isinstance(definition, Seeded) else None
+
+
+def _coin(seed: int | None) -> Callable[[], float]:
+    """Nobody can foresee the system's: what a client sends cannot be chosen for how it will fall."""
+    return random.SystemRandom().random if seed is None else random.Random(seed).random  # noqa: S311
 
 
 def _target_info(part: Part, bound: BoundModel | BoundRoute | None) -> RouteTarget:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from offramp_adapters.routes.split import Arm, Shadow, SplitRoute
 from offramp_common.toml_schema import between, matches
 
 from offramp_server.repository.route_kinds.agreement import AgreementToml
 from offramp_server.repository.route_kinds.load import SplitLoadToml, load_rules
-from offramp_server.repository.route_kinds.targets import NAME, TargetName, Version, target
-
-_Label: TypeAlias = Annotated[str, matches(NAME, "a name of letters, digits, '.', '_' and '-'")]
+from offramp_server.repository.route_kinds.targets import Label, TargetName, Version, target
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,7 @@ class ArmToml:
 
     model: TargetName
     # Left out: as the model.
-    name: _Label | None = None
+    name: Label | None = None
     version: Version = None
     weight: Annotated[float, between(0)] = 1.0
 
@@ -35,7 +33,7 @@ class ShadowToml:
 
     model: TargetName
     # Left out: as the model.
-    name: _Label | None = None
+    name: Label | None = None
     version: Version = None
     # Of the requests.
     share: Annotated[float, between(0, 1)] = 1.0

@@ -1,0 +1,67 @@
+"""Computing one stage of an early-exit route for some items of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from open_inference.tensor import Tensor
+
+from offramp_adapters.routes.exit_stages import BoundStage
+from offramp_adapters.routes.plan import Answer, Plan, Run, StateLost, alone
+from offramp_adapters.routes.rows import take
+
+# How often hidden state may be lost on the way to one answer. Each time a worker has died.
+MAX_LOSSES = 3
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Items of one request that go on together."""
+
+    # What the request has brought, of all its items.
+    inputs: Sequence[Tensor]
+    # Which of them these are, in ascending order; None: all.
+    places: list[int] | None = None
+    # What they have been handed for the stage `next`; None: nothing, or it was lost.
+    handed: Sequence[Tensor] | None = None
+    next: int = 0
+
+
+def computed(stages: Sequence[BoundStage], number: int, group: Group) -> Plan[Answer]:
+    """What the stage says of these items. If they have not been handed what it takes, the stages before it are computed
+    first, from the one where its network begins. Raises StateLost if that happens again and again."""
+    start = stages[number].start
+    at = start if group.handed is None else max(start, group.next)
+    losses = 0
+    while True:
+        try:
+            answer = yield from alone(_run(stages[at], at, group))
+        except StateLost:
+            losses += 1
+            if losses > MAX_LOSSES:
+                raise
+            group.handed, at = None, start
+            continue
+        if at == number:
+            return answer
+        group.handed = handed_on(stages[at], answer)
+        at += 1
+
+
+def handed_on(stage: BoundStage, answer: Answer) -> list[Tensor]:
+    """What the next stage takes of it."""
+    by_name = {tensor.name: tensor for tensor in answer.outputs}
+    return [by_name[name] for name in stage.hands_on]
+
+
+def rows_of(tensors: Sequence[Tensor], rows: Sequence[int], count: int) -> Sequence[Tensor]:
+    """These of `count` rows, in ascending order; without a copy if they are all."""
+    return tensors if len(rows) == count else take(tensors, rows)
+
+
+def _run(stage: BoundStage, number: int, group: Group) -> Run:
+    if stage.start != number:
+        return Run(stage.target, group.handed, stage.inputs_are, depth=number)
+    inputs = None if group.places is None else take(group.inputs, group.places)
+    return Run(stage.target, inputs, depth=number)
