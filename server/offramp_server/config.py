@@ -18,6 +18,8 @@ from offramp_common.toml_schema import between, bind, matches, read_toml, unknow
 from offramp_server.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "OFFRAMP_"
+# A path of the store that is none.
+IN_MEMORY = ":memory:"
 
 _Seconds = Annotated[float, between(0)]
 _Count = Annotated[int, between(1)]
@@ -50,6 +52,10 @@ class LimitSettings:
     max_stream_in_flight: _Count = 32
     # Audits and shadow copies that may wait or compute at once; further ones are dropped and counted.
     max_follow_ups: _Count = 256
+    # Inputs that are kept for them, in bytes; while there are more, further ones are dropped.
+    max_follow_up_bytes: _Count = 256 * 2**20
+    # How long after its answer a request may still be audited or shadowed, in seconds.
+    max_follow_up_age: Annotated[float, between(0.001)] = 30.0
     # Input tensors of one request.
     max_tensors: _Count = 64
     # Characters of a model, tensor or parameter name.
@@ -160,6 +166,23 @@ class PreprocessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """`[store]`: the file with what outlasts the server: what audits found, epochs, settings that were changed live."""
+
+    # The file, which no other server may use; ":memory:" keeps nothing. Relative to the configuration file. Not set:
+    # .offramp/state.sqlite3 in the model repository, or in memory with a warning where that cannot be written.
+    path: Path | None = None
+    # Audited items and shadow copies are forgotten after so many days...
+    retention_days: Annotated[float, between(0)] = 90.0
+    # ...or when there are more of either than this. Totals are kept for ever.
+    max_rows: _Count = 5_000_000
+    # Rows that may wait for the disk; if it takes none, further ones are given up and counted.
+    max_buffered_rows: _Count = 100_000
+    # How often they are written, in seconds: what a crash may lose.
+    commit_interval: Annotated[float, between(0.001)] = 0.25
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set."""
 
@@ -173,6 +196,7 @@ class Settings:
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     repository: RepositorySettings = field(default_factory=RepositorySettings)
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
 
 
 def load_settings(
@@ -252,7 +276,10 @@ def _resolve(settings: Settings, folder: Path) -> Settings:
         raise ConfigurationError(f"{missing} is missing: TLS needs both tls.certificate and tls.key")
     if tls.client_ca is not None and not tls.enabled:
         raise ConfigurationError("tls.client_ca needs tls.certificate and tls.key as well")
-    return dataclasses.replace(settings, tls=tls, auth=_resolve_auth(settings.auth, folder))
+    store = settings.store
+    if store.path is not None and str(store.path) != IN_MEMORY:
+        store = dataclasses.replace(store, path=folder / store.path)
+    return dataclasses.replace(settings, tls=tls, auth=_resolve_auth(settings.auth, folder), store=store)
 
 
 def _resolve_auth(auth: AuthSettings, folder: Path) -> AuthSettings:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from offramp_server.errors import ConfigurationError
 from offramp_server.store.file_lock import FileLock, InUse
-from offramp_server.store.schema import Schema, connect, connect_to_read, file_errors, prepare
+from offramp_server.store.schema import Schema, StoreUnavailable, connect, connect_to_read, file_errors, prepare
 from offramp_server.store.writer import Buffering, Job, Rows, T, Upkeep, Writer, WriterCounters
 
 
@@ -27,8 +26,8 @@ class Database:
         buffering: Buffering | None = None,
         upkeep: Upkeep | None = None,
     ) -> None:
-        """`path` None: in memory. Raises ConfigurationError if it cannot be used: another's file, a damaged or a newer
-        one, one that another server uses, or one that may not be written."""
+        """`path` None: in memory. Raises ConfigurationError for another's file, a damaged or a newer one, and
+        StoreUnavailable for one that another server uses or that cannot be written."""
         self.path = path
         lock = None if path is None else _lock(path)
         try:
@@ -102,8 +101,8 @@ def _lock(path: Path) -> FileLock:
         return FileLock(path.with_name(path.name + "-lock"))
     except InUse as error:
         holder = f" ({error.holder})" if error.holder else ""
-        raise ConfigurationError(
+        raise StoreUnavailable(
             f"store.path: {path} is in use by another server{holder}; each server needs a file of its own"
         ) from None
     except OSError as error:
-        raise ConfigurationError(f"store.path: {path} cannot be used: {error.strerror}") from None
+        raise StoreUnavailable(f"store.path: {path} cannot be used: {error.strerror}") from None

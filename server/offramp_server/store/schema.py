@@ -17,6 +17,11 @@ CHECKED_BYTES = 512 * 2**20
 # How long to wait for a reader that checkpoints, in seconds.
 BUSY_SECONDS = 5.0
 
+
+class StoreUnavailable(ConfigurationError):
+    """The file may be as it should, but this server cannot write it: it lies elsewhere, is read-only, or is in use."""
+
+
 _VERSIONS = "CREATE TABLE IF NOT EXISTS schema_versions (name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID"
 
 
@@ -88,7 +93,7 @@ def file_errors(path: Path | None) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise ConfigurationError(f"store.path: {path} cannot be used: {error}") from error
+        raise StoreUnavailable(f"store.path: {path} cannot be used: {error}") from error
     except sqlite3.DatabaseError as error:
         raise ConfigurationError(
             f"store.path: {path} is damaged or no SQLite database ({error}); move it away to begin anew, "
