@@ -19,7 +19,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 from open_inference.tensor import Array, Tensor
 
-from offramp_adapters.confidence.temperature import log_probabilities
 from offramp_adapters.routes.deciding import LOGITS, Scale
 
 SoftmaxScore: TypeAlias = Literal["max_probability", "margin", "entropy"]
@@ -97,23 +96,29 @@ def _unit(value: float) -> float:
 def _judge_array(
     values: Array, kind: SoftmaxScore, scale: Scale, temperature: float
 ) -> tuple[list[int | None], list[float]]:
-    logarithms = log_probabilities(values, scale, temperature)
-    scores = _score_array(logarithms, kind)
-    best = np.where(np.isnan(scores), -1, values.argmax(axis=1)).tolist()
-    return [None if each < 0 else each for each in best], scores.tolist()
+    """As `_judge_row` does, of [items, classes]."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logits = values.astype(np.float64)
+        if scale != LOGITS:
+            logits = np.log(logits)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        shifted /= temperature
+        parts = np.exp(shifted)
+        totals = parts.sum(axis=1)
+        scores = _score_array(shifted, parts, totals, kind)
+    best: list[int | None] = values.argmax(axis=1).tolist()
+    for row in np.flatnonzero(np.isnan(totals)).tolist():
+        best[row] = None
+    return best, scores.tolist()
 
 
-def _score_array(logarithms: Array, kind: SoftmaxScore) -> Array:
-    """[items], of log-probabilities [items, classes]."""
-    if kind == "max_probability":
-        return np.asarray(np.exp(logarithms.max(axis=1)))
-    classes = logarithms.shape[1]
-    if classes == 1:
-        return np.asarray(np.exp(logarithms[:, 0]))
-    probabilities = np.exp(logarithms)
+def _score_array(shifted: Array, parts: Array, totals: Array, kind: SoftmaxScore) -> Array:
+    """[items]"""
+    classes = parts.shape[1]
+    if kind == "max_probability" or classes == 1:
+        return np.asarray(1 / totals)
     if kind == "margin":
-        highest = np.partition(probabilities, classes - 2, axis=1)
-        return np.asarray(highest[:, -1] - highest[:, -2])
-    # 0 log 0 is 0, but what is NaN stays NaN.
-    terms = np.where(probabilities == 0, 0.0, probabilities * np.maximum(logarithms, -1e300))
-    return np.asarray(np.clip(1 + terms.sum(axis=1) / math.log(classes), 0.0, 1.0))
+        second = np.partition(parts, classes - 2, axis=1)[:, -2]
+        return np.asarray((1 - second) / totals)
+    means = np.where(parts > 0, parts * shifted, 0.0).sum(axis=1) / totals
+    return np.asarray(np.clip(1 - (np.log(totals) - means) / math.log(classes), 0.0, 1.0))

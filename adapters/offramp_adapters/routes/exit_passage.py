@@ -136,6 +136,8 @@ class Passage:
     def _said_below(self, numbers: Sequence[int]) -> dict[str, ParameterValue]:
         """What routes and models say of their answers, where all that are part of this one say the same."""
         first, *others = (self._answers[number].parameters for number in numbers)
+        if not others:
+            return dict(first)
         return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
     def _merged(self, numbers: Sequence[int]) -> Sequence[Tensor]:
@@ -153,6 +155,9 @@ class Passage:
 
     def _models(self, numbers: Sequence[int]) -> tuple[str, ...]:
         """Of a network's segments all are part of the answer, up to the one that gave it."""
+        first = numbers[0]
+        if len(numbers) == 1 and self._exits.stages[first].start == first:
+            return self._answers[first].models
         used = (at for number in numbers for at in range(self._exits.stages[number].start, number + 1))
         return tuple(dict.fromkeys(model for at in used for model in self._answers[at].models))
 
