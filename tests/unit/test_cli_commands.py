@@ -48,7 +48,7 @@ class TestTheCommandItself:
         assert outcome.status == 0
         assert outcome.out.startswith("offramp 0.")
 
-    @pytest.mark.parametrize("command", ["serve", "check", "models", "infer", "bench", "token"])
+    @pytest.mark.parametrize("command", ["serve", "check", "models", "routes", "infer", "bench", "token"])
     def test_explains_every_command(self, offramp: Any, command: str) -> None:
         assert command in offramp("--help").out
         outcome = offramp(command, "--help")

@@ -290,6 +290,27 @@ class TestAnswers:
         ]
         assert lines[second + 1].split() == ["0", "shirt", "3.0000"]
 
+    def test_the_path_is_one_line_and_a_table_where_items_went_different_ways(self) -> None:
+        parameters = {
+            "offramp_route": "early_exit",
+            "offramp_models": "student:1,teacher:2",
+            "offramp_exit": "student,teacher",
+            "offramp_confidence": "0.95,0.5",
+            "sequence": 3,
+            "offramp_new": "?",
+        }
+        lines = answers.as_text(replace(self.RESULT, parameters=parameters), 0.0, LABELS, 1).splitlines()
+        assert lines[1:4] == [
+            "sequence = 3", "offramp_new = ?", "path: route early_exit; models student:1, teacher:2",
+        ]  # fmt: skip
+        assert [line.split() for line in lines[5:8]] == [
+            ["item", "exit", "confidence"], ["0", "student", "0.95"], ["1", "teacher", "0.5"],
+        ]  # fmt: skip
+
+        alike = {**parameters, "offramp_exit": "student,student", "offramp_confidence": "0.5,0.5"}
+        lines = answers.as_text(replace(self.RESULT, parameters=alike), 0.0, LABELS, 1).splitlines()
+        assert lines[3] == "path: route early_exit; exit student; confidence 0.5; models student:1, teacher:2"
+
     def test_large_outputs_are_cut_short_for_people_only(self) -> None:
         result = InferResult("m", "", "", {}, None, {"y": np.zeros((1, 1000), np.float32)})
         assert len(answers.as_text(result, 0.0, {}, 5)) < 300

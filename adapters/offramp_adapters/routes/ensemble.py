@@ -23,6 +23,7 @@ from offramp_adapters.routes.alike import check_classes, check_inputs
 from offramp_adapters.routes.combine import Floats, Stack
 from offramp_adapters.routes.deciding import Deciding, Scale, deciding_output
 from offramp_adapters.routes.parameters import COMBINE, CONFIDENCE, check_route, per_item
+from offramp_adapters.routes.parts import Part
 from offramp_adapters.routes.plan import Answer, Outcomes, Plan, RouteRefused, Run, Target, Together, alone
 from offramp_adapters.routes.strategy import Endpoint, Face, Query, RouteInvalid
 
@@ -71,6 +72,10 @@ class EnsembleRoute:
     @property
     def targets(self) -> tuple[Target, ...]:
         return tuple(member.target for member in self.members)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(Part(member.target, "member", str(member.target)) for member in self.members)
 
     @property
     def taking_part(self) -> tuple[Member, ...]:

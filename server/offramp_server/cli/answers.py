@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from offramp_client import InferResult
+from offramp_client import AnswerPath, InferResult
 from offramp_common.tables import table
 from open_inference.tensor import Array, datatype_of
 
 # Values of one output that are printed; --json prints all.
 SHOWN_VALUES = 64
+# Parameters that are shown as the path.
+_OF_PATH = frozenset(
+    f"offramp_{name}" for name in ("route", "models", "exit", "confidence", "arm", "epoch", "request_id")
+)
 
 
 def as_json(result: InferResult, seconds: float, labels: Mapping[str, Sequence[str]], top: int) -> str:
@@ -38,12 +42,37 @@ def as_json(result: InferResult, seconds: float, labels: Mapping[str, Sequence[s
 def as_text(result: InferResult, seconds: float, labels: Mapping[str, Sequence[str]], top: int) -> str:
     version = f" version {result.model_version}" if result.model_version else ""
     lines = [f"{result.model_name}{version} answered in {seconds * 1e3:.1f} ms, seen from here"]
-    lines += [f"{name} = {value}" for name, value in result.parameters.items()]
+    lines += [f"{name} = {value}" for name, value in result.parameters.items() if name not in _OF_PATH]
+    lines += _path_lines(result.path)
     for name, array in result.outputs.items():
         lines += ["", f"{name}: {datatype_of(array.dtype)}{list(array.shape)}", _values(array)]
         if name in labels:
             lines += _ranking(array, labels[name], top)
     return "\n".join(lines)
+
+
+def _path_lines(path: AnswerPath) -> Iterator[str]:
+    if path == AnswerPath():
+        return
+    facts = {
+        "route": path.route,
+        "arm": path.arm,
+        "exit": path.exit,
+        "confidence": path.confidence,
+        "models": ", ".join(path.models),
+        "epoch": path.epoch,
+        "request id": path.request_id,
+    }
+    yield "path: " + "; ".join(f"{name} {value}" for name, value in facts.items() if value not in (None, ""))
+    if len(path.exits) > 1 and (path.exit is None or path.confidence is None):
+        rows = [
+            (str(item), path.of_item(item).exit or "", _sure(path.of_item(item))) for item in range(len(path.exits))
+        ]
+        yield from ("", table(("item", "exit", "confidence"), rows, right=(0, 2)))
+
+
+def _sure(path: AnswerPath) -> str:
+    return "" if path.confidence is None else f"{path.confidence:g}"
 
 
 def _output_entry(name: str, array: Array) -> dict[str, object]:

@@ -43,6 +43,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--input", action="append", default=[], type=_named_file, metavar="NAME=FILE")
     parser.add_argument("--model-version", default="", metavar="VERSION", help="default: the server chooses")
     parser.add_argument("--output", action="append", default=[], metavar="NAME", help="only this; may be repeated")
+    _add_path_options(parser)
     parser.add_argument("--parameter", action="append", default=[], type=_parameter, metavar="KEY=TEXT",
                         help="a request parameter, sent as a string")  # fmt: skip
     parser.add_argument(
@@ -50,6 +51,14 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
+
+
+def _add_path_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which way a route answers")
+    group.add_argument("--route", metavar="WAY", help='another than its own: "model:NAME" for one of its models')
+    group.add_argument("--unit", help="whom the answer is for, a user id for example: a split keeps him at one arm")
+    group.add_argument("--max-exit", metavar="EXIT", help="go no deeper than this exit, by its name or number")
+    group.add_argument("--min-confidence", type=float, metavar="SURE", help="exits have to be so sure, from 0 to 1")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -68,6 +77,10 @@ def run(options: argparse.Namespace) -> int:
                 outputs=[*request.outputs, *options.output],
                 parameters={**request.parameters, **dict(options.parameter)},
                 request_id=request.id,
+                route=options.route,
+                unit=options.unit,
+                max_exit=options.max_exit,
+                min_confidence=options.min_confidence,
             )
         seconds = time.perf_counter() - started
     for remark in request.remarks:
