@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -110,6 +110,7 @@ def run_reset(options: argparse.Namespace) -> int:
 
 def run_watch(options: argparse.Namespace) -> int:
     before: Mapping[str, Route] = {}
+    states: Iterable[Mapping[str, Route]]
     with connect(options) as client:
         if options.name:
             states = ({route.name: route} for route in client.watch_route(options.name, timeout=options.timeout))
