@@ -83,6 +83,16 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """`[load]`: how the level of load is told at which routes do what their [load] says."""
+
+    # false: it is always the normal one.
+    enabled: bool = True
+    # How long a request may wait for its turn, in seconds. Half of the time to its deadline, where that is less.
+    target_wait: Annotated[float, between(0.001)] = 0.1
+
+
+@dataclass(frozen=True, slots=True)
 class TlsSettings:
     """`[tls]`: encryption of the gRPC port. Paths are relative to the configuration file."""
 
@@ -189,6 +199,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
+    load: LoadSettings = field(default_factory=LoadSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     shared_memory: SharedMemorySettings = field(default_factory=SharedMemorySettings)

@@ -20,6 +20,7 @@ from offramp_server.repository.registry import ModelRegistry
 from offramp_server.routing.follow_ups import FollowUps
 from offramp_server.routing.follower import Follower
 from offramp_server.routing.live import LiveRoutes
+from offramp_server.routing.load import LoadMonitor
 from offramp_server.routing.table import RouteTable
 from offramp_server.scheduling.admission import Admission
 from offramp_server.scheduling.scheduler import Scheduler
@@ -48,6 +49,7 @@ class Core:
     preprocessing: PreprocessPool
     follow_ups: FollowUps
     database: Database
+    load_monitor: LoadMonitor
 
     async def load(self) -> None:
         """Load the repository, then take requests."""
@@ -66,6 +68,7 @@ class Core:
         self.serving.live = self.serving.ready = False
         # Without a drain there may be requests left, which no worker would answer any more.
         self.backend.fail_all(Unavailable("the server is shutting down"))
+        self.load_monitor.close()
         await self.follow_ups.close()
         await self.preprocessing.close()
         await self.models.close()
@@ -91,9 +94,12 @@ def build_core(repository: Path, settings: Settings) -> Core:
     runner = ModelRunner(preparation)
     models.before_ready = runner.try_out
     follow_ups = FollowUps(settings.limits.max_follow_ups, lambda route, seen: None, stats)
-    follower = Follower(routes, runner, follow_ups, lambda route, seen: None, stats)
+    load_monitor = LoadMonitor(settings.load, backend.schedulers, lambda: admission.in_flight, stats)
+    follower = Follower(routes, runner, follow_ups, lambda route, seen: None, stats, load_monitor.arrival)
     serving = Serving(models, routes, catalog, admission, runner, follower, stats, live_routes)
-    return Core(settings, serving, models, catalog, admission, backend, preprocessing, follow_ups, database)
+    return Core(
+        settings, serving, models, catalog, admission, backend, preprocessing, follow_ups, database, load_monitor
+    )
 
 
 def request_limits(settings: Settings) -> Limits:

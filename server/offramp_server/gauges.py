@@ -14,6 +14,7 @@ def gauges_of(core: Core) -> Gauges:
         requests_in_flight=lambda: core.admission.in_flight,
         models=lambda: list(_models(core)),
         workers=lambda: list(_workers(core)),
+        load_level=lambda: core.load_monitor.level,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from offramp_adapters.routes.strategy import Level
 from open_inference.tensor import Tensor
 
 ParameterValue: TypeAlias = bool | int | float | str
@@ -35,6 +36,8 @@ class InferRequest:
     may_continue: bool = False
     # Nobody waits for it.
     background: bool = False
+    # How loaded the server was when it came.
+    level: Level = Level.NORMAL
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ class Server:
     port: int = 0
 
     def __post_init__(self) -> None:
-        gauges = Gauges(lambda: not self.not_ready, lambda: 0, lambda: self.models, lambda: [])
+        gauges = Gauges(lambda: not self.not_ready, lambda: 0, lambda: self.models, lambda: [], lambda: 1)
         self.http = TelemetryServer(Exposition(Stats(), gauges), lambda: self.live, lambda: self.not_ready)
 
     def url(self, path: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pytest
+from offramp_adapters.routes.strategy import Level
 from offramp_server.engine_report import EngineReport
 from offramp_server.errors import InvalidRequest
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
@@ -42,11 +43,14 @@ class FakeServer:
     stats: Stats = field(default_factory=Stats)
     ready: bool = True
     in_flight: int = 0
+    level: Level = Level.NORMAL
     models: list[ModelGauges] = field(default_factory=list)
     workers: list[WorkerGauges] = field(default_factory=list)
 
     def exposition(self) -> Exposition:
-        gauges = Gauges(lambda: self.ready, lambda: self.in_flight, lambda: self.models, lambda: self.workers)
+        gauges = Gauges(
+            lambda: self.ready, lambda: self.in_flight, lambda: self.models, lambda: self.workers, lambda: self.level
+        )
         return Exposition(self.stats, gauges)
 
 
@@ -92,6 +96,9 @@ def busy() -> FakeServer:
     server.stats.worker_restarts["cpu", "died"] += 1
     server.stats.resends["digits"] += 4
     server.stats.route("fast").requests["ok"] += 7
+    server.stats.route("ab").arm("student").ended("ok", 8 * MS)
+    server.stats.route("ab").arm("student").ended("deadline_exceeded", 50 * MS)
+    server.stats.load_level_changes[Level.NORMAL, Level.OVERLOADED] += 1
     engine = EngineReport("onnxruntime", "cpu", "fp32", threads=1, reason="measured")
     server.models = [ModelGauges("digits", "2", True, queue_requests=2, queue_items=5, engine=engine)]
     server.workers = [WorkerGauges("cpu", "ready", os.getpid()), WorkerGauges("cpu", "standby", os.getpid())]
@@ -130,6 +137,24 @@ async def test_gauges_show_the_server_as_it_is_now(busy: FakeServer) -> None:
     busy.ready, busy.in_flight = False, 0
     later = await scrape(busy)
     assert (later.value("offramp_ready"), later.value("offramp_requests_in_flight")) == (0, 0)
+
+
+async def test_arms_of_a_split_are_counted_each_by_itself(busy: FakeServer) -> None:
+    found = await scrape(busy)
+    arm = {"route": "ab", "arm": "student"}
+    assert found.value("offramp_route_arm_requests_total", **arm, status="ok") == 1
+    assert found.value("offramp_route_arm_requests_total", **arm, status="deadline_exceeded") == 1
+    assert found.value("offramp_route_arm_duration_seconds_count", **arm) == 1
+    assert found.value("offramp_route_arm_duration_seconds_sum", **arm) == pytest.approx(0.008)
+
+
+async def test_the_level_of_load_and_its_changes_are_shown(busy: FakeServer) -> None:
+    busy.level = Level.OVERLOADED
+    found = await scrape(busy)
+    assert found.value("offramp_load_level") == 3
+    jump, step = {"from": "normal", "to": "overloaded"}, {"from": "busy", "to": "normal"}
+    assert found.value("offramp_load_level_changes_total", **jump) == 1
+    assert found.value("offramp_load_level_changes_total", **step) == 0
 
 
 async def test_the_engine_that_was_chosen_is_a_label(busy: FakeServer) -> None:

@@ -67,7 +67,8 @@ class LoadController:
     def observe(self, now: float, waiting: float, busy: float) -> Level:
         """What it is like since the last call, and the level that follows.
 
-        `waiting`: how long requests wait, 1.0 being as long as they may. `busy`: share of the workers' time, 0 to 1.
+        `waiting`: how long requests wait, 1.0 being as long as they may. `busy`: share of the workers' time, 1.0 being
+        all of it on average.
         """
         self._smooth(now, waiting, busy)
         if now - self._changed < _DWELL_SECONDS:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from offramp_adapters.audits.observation import Observation
 from offramp_adapters.routes.parameters import ROUTE
 from offramp_adapters.routes.plan import Answer, FollowUp, Outcomes, Run, Together
-from offramp_adapters.routes.strategy import Query
+from offramp_adapters.routes.strategy import Level, Query
 
 from offramp_server.errors import OfframpError, Unavailable
 from offramp_server.inference import InferRequest, wanted
 from offramp_server.model_runner import ModelRunner
 from offramp_server.routing.binding import BoundRoute
 from offramp_server.routing.follow_ups import FollowUps, Record
-from offramp_server.routing.following import blamed_on, follow
+from offramp_server.routing.following import blamed_on, counted, follow
 from offramp_server.routing.table import Route, RouteTable
 from offramp_server.telemetry.stats import Stats
 from offramp_server.validation import check_requested
@@ -28,17 +28,26 @@ class Follower:
     """Answers requests to routes."""
 
     def __init__(
-        self, routes: RouteTable, runner: ModelRunner, follow_ups: FollowUps, record: Record, stats: Stats
+        self,
+        routes: RouteTable,
+        runner: ModelRunner,
+        follow_ups: FollowUps,
+        record: Record,
+        stats: Stats,
+        level: Callable[[], Level],
     ) -> None:
+        """`level` tells a request that comes how loaded the server is."""
         self._routes = routes
         self._runner = runner
         self._follow_ups = follow_ups
         self._record = record
         self._stats = stats
+        self._level = level
 
     async def answer(self, route: Route, request: InferRequest) -> Answer:
         """Raises an OfframpError."""
         bound = route.ready()
+        request.level = self._level()
         with ExitStack() as held:
             # Until the last stage has run, whatever is loaded meanwhile.
             for model in bound.models():
@@ -64,7 +73,7 @@ class Follower:
     async def _decided(self, route: Route, bound: BoundRoute, request: InferRequest) -> Answer:
         face = bound.strategy.face
         check_requested(request.outputs, face.outputs)
-        query = Query(request.parameters, request.inputs, route.coin, epoch=route.epoch, sequence=next(route.sequence))
+        query = Query(request.parameters, request.inputs, route.coin, request.level, route.epoch, next(route.sequence))
         whole = replace(request, outputs=())
         answer = await follow(bound.strategy.plan(query), lambda step: self._perform(bound, step, whole))
         if answer.observations:
@@ -96,7 +105,10 @@ class Follower:
 
     async def _run(self, bound: BoundRoute, run: Run, request: InferRequest) -> Answer:
         with blamed_on(run):
-            return await self._target(bound, run, request)
+            if not run.arm:
+                return await self._target(bound, run, request)
+            with counted(self._stats.route(bound.name).arm(run.arm).ended):
+                return await self._target(bound, run, request)
 
     async def _target(self, bound: BoundRoute, run: Run, request: InferRequest) -> Answer:
         inputs = request.inputs if run.inputs is None else run.inputs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -37,6 +39,24 @@ async def follow(plan: Plan[T], perform: Callable[[Together], Awaitable[Outcomes
         raise Overloaded(str(error), SHED_RETRY_SECONDS) from error
     finally:
         plan.close()
+
+
+@contextmanager
+def counted(ended: Callable[[str, int], None]) -> Iterator[None]:
+    """Tell `ended` how it went, "ok" or an error's reason, and how many nanoseconds it took."""
+    started = time.monotonic_ns()
+    status = "internal"
+    try:
+        yield
+        status = "ok"
+    except OfframpError as error:
+        status = error.reason
+        raise
+    except asyncio.CancelledError:
+        status = "cancelled"
+        raise
+    finally:
+        ended(status, time.monotonic_ns() - started)
 
 
 @contextmanager

@@ -53,6 +53,11 @@ class RequestQueue:
         # There are none if all were cancelled in this turn of the loop.
         return min(heads)[1] if heads else None
 
+    def first(self) -> Work | None:
+        """The request that comes first of those that somebody waits for, wherever it can be computed."""
+        heads = [entry for key in list(self._groups) if (entry := self._live_head(key))]
+        return min((entry for entry in heads if not entry[1].background), default=(None, None))[1]
+
     def has_full_batch(self, head: Work) -> bool:
         """Whether the batch that begins with `head`, which `head()` has returned, could not grow by waiting."""
         if head.alone or len(self._groups) == 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from open_inference.tensor import Tensor
 
@@ -47,6 +47,8 @@ class Scheduler:
         self._sequence = itertools.count(1)
         self._expiry = ExpiryTimer(self._loop, self._expire)
         self._pump_is_due = False
+        # Nanoseconds that executors have computed what somebody waited for.
+        self.foreground_ns = 0
         # Stands in for the futures of requests that have ended.
         self._over: asyncio.Future[Answer] = self._loop.create_future()
         self._over.cancel()
@@ -120,6 +122,8 @@ class Scheduler:
         lane = self._lanes.get(batch.handle)
         if lane is not None:
             lane.cost.learn(batch.items, timing.infer_ns / 1e9)
+            if not batch.works[0].background:
+                self.foreground_ns += timing.infer_ns
             lane.stats.executed(batch.items, timing.input_ns, timing.infer_ns, timing.output_ns)
             self._answer(lane, batch, outputs, timing)
         self._pump_soon()
@@ -142,6 +146,26 @@ class Scheduler:
                 work.attempts += suspect
             self._send_again(batch, alone=suspect)
         self._pump_soon()
+
+    # How loaded it is
+
+    @property
+    def workers(self) -> int:
+        return len(self._executors)
+
+    def first_in_queues(self) -> Iterator[Work]:
+        """Those whose turn it is, of each queue in which somebody waits."""
+        for lane in self._waiting.values():
+            work = lane.queue.first()
+            if work is not None:
+                yield work
+
+    def backlog_seconds(self) -> float:
+        """How long it takes to compute what somebody waits for."""
+        seconds = sum(
+            (lane.queue.items - lane.queue.background_items) * lane.cost.per_item for lane in self._waiting.values()
+        )
+        return seconds / max(1, len(self._executors))
 
     # How batches form
 

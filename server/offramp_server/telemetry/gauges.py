@@ -40,3 +40,5 @@ class Gauges:
     requests_in_flight: Callable[[], int]
     models: Callable[[], Iterable[ModelGauges]]
     workers: Callable[[], Iterable[WorkerGauges]]
+    # 0 idle, 1 normal, 2 busy, 3 overloaded.
+    load_level: Callable[[], int]

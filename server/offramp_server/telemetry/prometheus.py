@@ -7,7 +7,6 @@ that a client writes becomes a label.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from prometheus_client.registry import Collector
 from offramp_server.errors import InvalidRequest
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
 from offramp_server.telemetry.process import resident_bytes
+from offramp_server.telemetry.route_metrics import arm_families, load_families
 from offramp_server.telemetry.stats import Histogram, ModelStats, Stats
 from offramp_server.telemetry.triton_metrics import triton_families
 
@@ -105,6 +105,8 @@ class OfframpCollector(Collector):
         yield from _model_counters(with_unused(self._stats, models))
         yield from _model_gauges(models)
         yield from _server_counters(self._stats, models)
+        yield from load_families(self._stats, self._gauges.load_level())
+        yield from arm_families(self._stats)
         yield from self._workers(list(self._gauges.workers()))
 
     def _server(self) -> Iterator[Metric]:
@@ -190,13 +192,8 @@ def _histogram(
     family = HistogramMetricFamily(name, text, labels=MODEL_LABELS, unit=name.rpartition("_")[2])
     for key, model in models.items():
         histogram = read(model)
-        family.add_metric(key, _cumulative(histogram), histogram.sum)
+        family.add_metric(key, histogram.cumulative(), histogram.sum)
     return family
-
-
-def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
-    bounds = [*map(str, histogram.bounds), "+Inf"]
-    return list(zip(bounds, itertools.accumulate(histogram.counts), strict=True))
 
 
 def _model_gauges(models: Sequence[ModelGauges]) -> Iterator[Metric]:

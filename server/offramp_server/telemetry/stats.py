@@ -10,6 +10,9 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+
+from offramp_adapters.routes.strategy import Level
 
 # Seconds. From a tenth of a millisecond, since a student on a fast engine needs less than one.
 DURATION_BUCKETS = (
@@ -19,6 +22,7 @@ SIZE_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 # More than anyone serves at one time.
 MAX_VERSIONS_PER_MODEL = 64
+MAX_ARMS_PER_ROUTE = 64
 
 
 class Histogram:
@@ -34,6 +38,11 @@ class Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """By upper bound, as Prometheus writes it: what was observed up to there."""
+        bounds = [*map(str, self.bounds), "+Inf"]
+        return list(zip(bounds, accumulate(self.counts), strict=True))
 
 
 @dataclass(slots=True)
@@ -104,6 +113,20 @@ class ModelStats:
 
 
 @dataclass(slots=True)
+class ArmStats:
+    """What happened to the requests that a route assigned to one of its arms."""
+
+    # By gRPC status name in lower case; "ok": answered.
+    requests: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    request_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+
+    def ended(self, status: str, total_ns: int) -> None:
+        self.requests[status] += 1
+        if status == "ok":
+            self.request_seconds.observe(total_ns / 1e9)
+
+
+@dataclass(slots=True)
 class RouteStats:
     """What happened to one route since the server started, reloads included."""
 
@@ -114,6 +137,16 @@ class RouteStats:
     failure_ns: int = 0
     last_inference_ms: int = 0
     request_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    arms: dict[str, ArmStats] = field(default_factory=dict)
+
+    def arm(self, name: str) -> ArmStats:
+        """The counters of an arm that the route has; of those that came last, however often it was changed."""
+        counters = self.arms.get(name)
+        if counters is None:
+            counters = self.arms[name] = ArmStats()
+            for old in list(self.arms)[:-MAX_ARMS_PER_ROUTE]:
+                del self.arms[old]
+        return counters
 
     def ended(self, status: str, items: int, total_ns: int) -> None:
         """One request was answered (ok) or was not."""
@@ -135,6 +168,8 @@ class Stats:
     routes: dict[str, RouteStats] = field(default_factory=dict)
     # By (route, kind: audit | shadow, outcome: done, or why it was dropped).
     follow_ups: defaultdict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
+    # By (level before, level after).
+    load_level_changes: defaultdict[tuple[Level, Level], int] = field(default_factory=lambda: defaultdict(int))
     # By (device, reason).
     worker_restarts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     # Requests that were sent to another worker after theirs died, by model.

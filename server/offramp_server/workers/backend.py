@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -72,6 +73,10 @@ class Backend:
     @property
     def groups(self) -> list[WorkerGroup]:
         return list(self._groups.values())
+
+    def schedulers(self) -> Iterator[Scheduler]:
+        for group in self._groups.values():
+            yield group.scheduler
 
     async def load(self, spec: ModelSpec) -> LoadedModel:
         """Load and warm one version. Raises LoadError, and then nothing of it is left."""

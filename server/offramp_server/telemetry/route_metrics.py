@@ -1,0 +1,47 @@
+"""What routes do, as Prometheus' families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from offramp_adapters.routes.strategy import Level
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from offramp_server.telemetry.stats import Stats
+
+ARM_LABELS = ("route", "arm")
+
+
+def load_families(stats: Stats, level: int) -> Iterator[Metric]:
+    """`level` is the one now."""
+    yield GaugeMetricFamily(
+        "offramp_load_level", "How loaded the server is: 0 idle, 1 normal, 2 busy, 3 overloaded.", value=level
+    )
+    changes = CounterMetricFamily("offramp_load_level_changes", "Changes of the level of load.", labels=("from", "to"))
+    neighbours = [*pairwise(Level), *pairwise(reversed(Level))]
+    for key in {**dict.fromkeys(neighbours), **dict.fromkeys(stats.load_level_changes)}:
+        changes.add_metric([level.name.lower() for level in key], stats.load_level_changes.get(key, 0))
+    yield changes
+
+
+def arm_families(stats: Stats) -> Iterator[Metric]:
+    """Of requests that were assigned to an arm; those that asked for one are no part of the experiment."""
+    requests = CounterMetricFamily(
+        "offramp_route_arm_requests",
+        "Requests that a split assigned to an arm, by gRPC status.",
+        labels=(*ARM_LABELS, "status"),
+    )
+    seconds = HistogramMetricFamily(
+        "offramp_route_arm_duration_seconds",
+        "Time that an arm took to answer, of requests that were assigned to it and answered.",
+        labels=ARM_LABELS,
+        unit="seconds",
+    )
+    for name, route in stats.routes.items():
+        for arm, counters in route.arms.items():
+            for status, count in counters.requests.items():
+                requests.add_metric((name, arm, status), count)
+            histogram = counters.request_seconds
+            seconds.add_metric((name, arm), histogram.cumulative(), histogram.sum)
+    yield from (requests, seconds)
