@@ -80,6 +80,8 @@ class WorkerSettings:
     startup_timeout: Annotated[float, between(1)] = 300.0
     # How long one batch may compute before its worker is killed, in seconds; 0: for ever.
     hang_timeout: _Seconds = 0.0
+    # What one worker may hold of the outputs of early stages for later ones, in bytes; beyond that they travel.
+    max_held_bytes: Annotated[int, between(0)] = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,10 +119,12 @@ def executor_factory(settings: WorkerSettings) -> ExecutorFactory:
         )
 
     def make_process(name: str, scheduler: Scheduler, on_death: DeathHandler) -> ModelExecutor:
-        return ProcessExecutor(name, scheduler, on_death, settings.startup_timeout, settings.hang_timeout)
+        return ProcessExecutor(
+            name, scheduler, on_death, settings.startup_timeout, settings.hang_timeout, settings.max_held_bytes
+        )
 
     def make_thread(name: str, scheduler: Scheduler, on_death: DeathHandler) -> ModelExecutor:
-        return ThreadExecutor(name, scheduler)
+        return ThreadExecutor(name, scheduler, settings.max_held_bytes)
 
     return make_process if settings.mode == "process" else make_thread
 

@@ -34,6 +34,8 @@ class InferRequest:
     depth: int = 0
     # Some of it may go on to a deeper stage.
     may_continue: bool = False
+    # Names of a model's outputs that are to stay in its worker.
+    keep: frozenset[str] = frozenset()
     # Nobody waits for it.
     background: bool = False
     # How loaded the server was when it came.

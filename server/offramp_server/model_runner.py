@@ -14,6 +14,7 @@ from open_inference.tensor import BYTES, Tensor, encode_bytes
 
 from offramp_server.errors import InvalidRequest, LoadError, OfframpError
 from offramp_server.inference import InferRequest, wanted
+from offramp_server.model_spec import ModelSpec
 from offramp_server.preparation import Preparation
 from offramp_server.routing.following import blamed_on, follow
 from offramp_server.scheduling.work import DEFAULT_PRIORITY, Timing, Work
@@ -94,7 +95,8 @@ class ModelRunner:
             valid.tensors, valid.items, valid.shape_key, self._loop.create_future(),
             request.priority or DEFAULT_PRIORITY, deadline,
             arrived_ns=request.arrived_ns, depth=request.depth, may_continue=request.may_continue,
-            background=request.background,
+            background=request.background, home=valid.home,
+            keep=_positions(request.keep, model.spec) if request.keep else 0,
         )  # fmt: skip
         answer = await model.run(work)
         for spec, tensor in zip(model.spec.outputs, answer.outputs, strict=True):
@@ -122,6 +124,14 @@ class ModelRunner:
             await self._follow_head(model.head, model, InferRequest(model.spec.name, [sample]))
         except OfframpError as error:
             raise LoadError(f'model "{model.spec.name}": it does not answer: {error}') from error
+
+
+def _positions(names: frozenset[str], spec: ModelSpec) -> int:
+    """A bit for each of these outputs. Only rows can stay in a worker, and only rows of one size."""
+    if not spec.batches:
+        return 0
+    kept = (output.name in names and output.datatype != BYTES for output in spec.outputs)
+    return sum(1 << position for position, stays in enumerate(kept) if stays)
 
 
 def _labels_are_fixed(model: LoadedModel) -> InvalidRequest:

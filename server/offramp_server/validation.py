@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 import numpy as np
+from offramp_adapters.routes.held import Held
 from offramp_common.text import did_you_mean, quoted
 from open_inference.tensor import ITEM_SIZES, Buffer, Tensor, decode_bytes, skip_bytes
 
@@ -20,12 +21,15 @@ from offramp_server.errors import InvalidRequest
 from offramp_server.inference import InferRequest
 from offramp_server.model_spec import VARIABLE, TensorSpec
 
-# The shapes of one item of every input; requests may share a batch only if they are equal.
+# The shapes of one item of every input, marked where its rows are held by a worker; requests may share a batch only if
+# they are equal.
 ShapeKey: TypeAlias = tuple[tuple[int, ...], ...]
 # What each symbol of the model's shapes stands for in this request, and the input that said so first.
 _Symbols: TypeAlias = dict[str, tuple[int, str]]
 
 _BYTES_PREFIX = 4
+# At the end of the shape of an input whose rows are held by a worker: no dimension.
+_HELD = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class ValidatedInputs:
     items: int
     tensors: Sequence[Tensor]
     shape_key: ShapeKey
+    # The worker that holds some of them; empty: all of them are here.
+    home: str = ""
 
 
 def validate(
@@ -69,6 +75,7 @@ def validate(
     batched = max_batch_size > 0
     items = _items(tensors, inputs, min(max_batch_size, limits.max_batch_items)) if batched else 1
     symbols: _Symbols = {}
+    home = ""
     key: list[tuple[int, ...]] = []
     for tensor, spec in zip(tensors, inputs, strict=True):
         item_shape = tensor.shape[1:] if batched else tensor.shape
@@ -77,9 +84,13 @@ def validate(
         # A variable dimension equals nothing that may come, but -1 itself must not pass for it.
         if item_shape != spec.dims or VARIABLE in item_shape:
             _check_dims(tensor, item_shape, spec, batched, symbols)
-        _check_data(tensor, spec, limits)
+        if isinstance(tensor, Held):
+            home = tensor.home
+            item_shape = (*item_shape, _HELD)
+        else:
+            _check_data(tensor, spec, limits)
         key.append(item_shape)
-    return ValidatedInputs(items, tensors, tuple(key))
+    return ValidatedInputs(items, tensors, tuple(key), home)
 
 
 def _in_spec_order(tensors: Sequence[Tensor], specs: tuple[TensorSpec, ...]) -> Sequence[Tensor]:

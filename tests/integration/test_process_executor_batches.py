@@ -51,7 +51,7 @@ async def worker(repository: Path, hang_timeout: float = 0.0) -> AsyncIterator[t
     """One that holds a model which adds 1."""
     write_add_sub(repository, offset=1)
     sink = Sink()
-    executor = ProcessExecutor("test", sink, lambda member, reason: None, PATIENCE, hang_timeout)
+    executor = ProcessExecutor("test", sink, lambda member, reason: None, PATIENCE, hang_timeout, 1 << 20)
     try:
         await executor.start()
         await executor.load(HANDLE, read_model(repository, "add_sub")[0], Placement("cpu", 1))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from offramp_server.model_spec import BatchingSettings, ModelSpec, TensorSpec
 from offramp_server.scheduling.batch import Batch, BatchSink
+from offramp_server.scheduling.held import HeldMemory
 from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.work import Timing, Work
 from offramp_server.telemetry.stats import ModelStats
@@ -57,6 +58,7 @@ class HandExecutor:
     def __init__(self, sink: BatchSink, name: str = "hand") -> None:
         self.name = name
         self.sink = sink
+        self.held = HeldMemory(asyncio.get_running_loop(), 1 << 20, lambda numbers: None)
         self.batches: list[Batch] = []
         # The values of each batch ever submitted, as they were then.
         self.seen: list[list[float]] = []

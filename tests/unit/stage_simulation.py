@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from offramp_server.scheduling.batch import Batch, BatchSink
+from offramp_server.scheduling.held import HeldMemory
 from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.policy import ShallowFirst
 from offramp_server.scheduling.scheduler import Scheduler
@@ -59,6 +60,7 @@ class TimedExecutor:
 
     def __init__(self, sink: BatchSink, name: str, costs: dict[int, Cost], loop: JumpingClock) -> None:
         self.name = name
+        self.held = HeldMemory(loop, 1 << 20, lambda numbers: None)
         self.busy_seconds = 0.0
         # Items of every batch, by model.
         self.sizes: dict[int, list[int]] = {handle: [] for handle in costs}

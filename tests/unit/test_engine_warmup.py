@@ -24,7 +24,7 @@ class Recorder:
         self.largest = largest
         self.batches: list[tuple[int, ...]] = []
 
-    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         self.batches.append(inputs[0].shape)
         if inputs[0].shape[0] > self.largest:
             raise RuntimeError("out of memory")

@@ -23,7 +23,7 @@ class SlowEngine:
         self.closed = threading.Event()
         self.closed_under_way = False
 
-    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         self.executing.set()
         self.closed_under_way = self.closed.wait(0.2)
         return []

@@ -33,7 +33,7 @@ class Sink:
 
 
 def executor(sink: Sink, deaths: list[str]) -> ProcessExecutor:
-    return ProcessExecutor("test", sink, lambda member, reason: deaths.append(reason), PATIENCE, 0.0)
+    return ProcessExecutor("test", sink, lambda member, reason: deaths.append(reason), PATIENCE, 0.0, 0)
 
 
 def descriptors() -> set[str]:

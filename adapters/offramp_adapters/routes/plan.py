@@ -28,7 +28,11 @@ class RouteRefused(ValueError):
 
 
 class StateLost(OfframpError):
-    """What a stage had left in its worker is gone. Thrown into a plan, which may begin again; clients never see it."""
+    """What a stage had left in its worker is gone. Thrown into a plan, which may begin again; clients never see it.
+
+    It had better keep nothing then: whatever ended the worker may do so again, and the server can only tell which
+    request it is if it may compute each of them again by itself.
+    """
 
     reason = "unavailable"
 
@@ -65,6 +69,9 @@ class Run:
     arm: str = ""
     # Some of it may go on to a deeper stage: the scheduler does not send its worker something else ahead of that.
     may_continue: bool = False
+    # Names of outputs that a deeper stage on the same device will need and nobody else: they stay in the worker, and
+    # the answer has `Held` in their place. Ordinary tensors still, if there is no room. Of a model, not of a route.
+    keep: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

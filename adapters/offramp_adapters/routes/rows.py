@@ -9,6 +9,8 @@ from itertools import accumulate
 
 from open_inference.tensor import BYTES, Tensor, skip_bytes
 
+from offramp_adapters.routes.held import Held
+
 
 class ShapesDiffer(ValueError):
     """Rows of different shapes cannot be put together."""
@@ -42,6 +44,8 @@ def merge(parts: Sequence[Part]) -> list[Tensor]:
 
 
 def _take(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    if isinstance(tensor, Held):
+        return tensor.take(rows)
     cut = _Rows(tensor)
     return Tensor(tensor.name, tensor.datatype, (len(rows), *tensor.shape[1:]), b"".join([cut[row] for row in rows]))
 
@@ -54,9 +58,19 @@ def _merge(tensors: Sequence[Tensor], order: Sequence[tuple[int, int, int]]) -> 
                 f'output "{first.name}" is {_shown(first)} for one item and {_shown(tensor)} for another of this '
                 "request; send them one at a time"
             )
+    held = [tensor for tensor in tensors if isinstance(tensor, Held)]
+    if held:
+        if len(held) < len(tensors):
+            raise ValueError(f'"{first.name}": rows in a worker and rows that are here cannot be one tensor')
+        return _merge_held(held, order)
     cuts = [_Rows(tensor) for tensor in tensors]
     data = b"".join([cuts[number][row] for _, number, row in order])
     return Tensor(first.name, first.datatype, (len(order), *first.shape[1:]), data)
+
+
+def _merge_held(tensors: Sequence[Held], order: Sequence[tuple[int, int, int]]) -> Held:
+    starts = list(accumulate((len(tensor.rows) for tensor in tensors), initial=0))
+    return Held.join(tensors).take([starts[number] + row for _, number, row in order])
 
 
 class _Rows:

@@ -51,6 +51,8 @@ class Endpoint:
     scores: frozenset[str] = frozenset()
     # Changes with whatever may change its answers: version, engine, precision, a route's own settings.
     fingerprint: str = ""
+    # Where it is computed; empty: in no single place. What stays in a worker can only be used on its own device.
+    device: str = ""
     # Of a model: its [metadata], which says what a segment is a segment of.
     metadata: Mapping[str, str] = field(default_factory=dict)
 

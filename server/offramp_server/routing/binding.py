@@ -111,16 +111,18 @@ def _endpoint(definition: Definition, strategy: Strategy, endpoints: Mapping[Tar
 
 def bound_model(model: LoadedModel) -> BoundModel:
     engine = model.report.engine
-    return BoundModel(spec_endpoint(model.spec, f"{engine.backend} {engine.device} {engine.precision}"), model)
+    executes = f"{engine.backend} {engine.device} {engine.precision}"
+    return BoundModel(spec_endpoint(model.spec, executes, model.group.device), model)
 
 
-def spec_endpoint(spec: ModelSpec, engine: str = "") -> Endpoint:
-    """`engine`: what executes it, for the fingerprint."""
+def spec_endpoint(spec: ModelSpec, engine: str = "", device: str = "") -> Endpoint:
+    """`engine`: what executes it, for the fingerprint. `device`: where, if it is loaded."""
     return Endpoint(
         _facts(spec.public_inputs),
         _facts(spec.public_outputs),
         spec.max_batch_size,
         fingerprint=f"{spec.name}:{spec.version} {spec.digest} {engine}",
+        device=device,
         metadata=spec.metadata,
     )
 

@@ -114,7 +114,7 @@ class Follower:
         inputs = request.inputs if run.inputs is None else run.inputs
         asked = replace(
             request, inputs=inputs, depth=request.depth + run.depth,
-            may_continue=request.may_continue or run.may_continue,
+            may_continue=request.may_continue or run.may_continue, keep=run.keep,
         )  # fmt: skip
         below = bound.below[run.target]
         if isinstance(below, BoundRoute):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
+from offramp_adapters.routes.held import Held
 from open_inference.tensor import Tensor
 
+from offramp_server.scheduling.held import HeldMemory, Keep
 from offramp_server.scheduling.work import Timing, Work
 
 
@@ -23,16 +25,24 @@ class Batch:
     sent_ns: int
     # So cheap that a hop to another thread would cost more.
     trivial: bool = False
+    # What of its outputs stays; None: nothing.
+    keep: Keep | None = None
+    # Inputs that the executor holds: they have to be there until this is reported, whoever is cancelled meanwhile.
+    held: Sequence[Sequence[Tensor]] = ()
 
     def joined_inputs(self) -> list[tuple[Tensor, list[Tensor]]]:
-        """For each input: its shape for the whole batch (with empty data), and the parts that make it up in order."""
+        """For each input: its shape for the whole batch (with empty data), and the parts that make it up in order. One
+        that the executor holds is a `Held` of the whole batch."""
         first = self.works[0].inputs
         if len(self.works) == 1:
             return [(tensor, [tensor]) for tensor in first]
-        joined = []
+        joined: list[tuple[Tensor, list[Tensor]]] = []
         for index, tensor in enumerate(first):
-            whole = Tensor(tensor.name, tensor.datatype, (self.items, *tensor.shape[1:]), b"")
-            joined.append((whole, [work.inputs[index] for work in self.works]))
+            parts = [work.inputs[index] for work in self.works]
+            if isinstance(tensor, Held):
+                joined.append((Held.join(cast(list[Held], parts)), parts))
+            else:
+                joined.append((Tensor(tensor.name, tensor.datatype, (self.items, *tensor.shape[1:]), b""), parts))
         return joined
 
 
@@ -40,7 +50,8 @@ class BatchSink(Protocol):
     """Where an executor reports; called on the event loop's thread, in the order of submission."""
 
     def completed(self, executor: Executor, batch: Batch, outputs: Sequence[Tensor], timing: Timing) -> None:
-        """`outputs` may be views of memory that is reused as soon as this returns."""
+        """`outputs` may be views of memory that is reused as soon as this returns. Those that were only kept have no
+        data."""
         ...
 
     def failed(self, executor: Executor, batch: Batch, message: str) -> None:
@@ -57,7 +68,9 @@ class Executor(Protocol):
     """Computes batches on one device in the order in which they are submitted."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """No other executor of the device ever has the same."""
+        ...
 
     @property
     def in_flight(self) -> int:
@@ -67,6 +80,11 @@ class Executor(Protocol):
     @property
     def slots(self) -> int:
         """The most batches it can hold."""
+        ...
+
+    @property
+    def held(self) -> HeldMemory:
+        """What it keeps of batches for later ones."""
         ...
 
     def holds(self, handle: int) -> bool:

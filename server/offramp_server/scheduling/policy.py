@@ -34,7 +34,7 @@ class ShallowFirst:
         for lane in lanes:
             if not executor.holds(lane.handle):
                 continue
-            head = lane.queue.head()
+            head = lane.queue.head(executor.name)
             if head is None:
                 continue
             rank = self._rank(lane, head)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Iterator
 from typing import TypeAlias
 
-from offramp_server.scheduling.work import Work
+from offramp_server.scheduling.work import BatchKey, Work
 
 # Cancelled entries stay where they are until they come up; more of them than this and than live ones are swept.
 SWEEP_ABOVE = 256
@@ -19,7 +19,7 @@ class RequestQueue:
 
     def __init__(self, max_batch_items: int) -> None:
         self._max_batch_items = max(1, max_batch_items)
-        self._groups: dict[Hashable, list[_Entry]] = {}
+        self._groups: dict[BatchKey, list[_Entry]] = {}
         self._entries = 0
         self.requests = 0
         self.items = 0
@@ -45,13 +45,24 @@ class RequestQueue:
         if self._entries > SWEEP_ABOVE and self._entries > 2 * self.requests:
             self._sweep()
 
-    def head(self) -> Work | None:
-        """The request whose turn it is."""
+    def head(self, executor: str = "") -> Work | None:
+        """The request whose turn it is at this executor: one that is at home at another does not count."""
         if not self.requests:
             return None
-        heads = [entry for key in list(self._groups) if (entry := self._live_head(key))]
-        # There are none if all were cancelled in this turn of the loop.
-        return min(heads)[1] if heads else None
+        first: _Entry | None = None
+        for key in list(self._groups):
+            if not key[2] or key[2] == executor:
+                entry = self._live_head(key)
+                if entry is not None and (first is None or entry < first):
+                    first = entry
+        # There is none if all were cancelled in this turn of the loop.
+        return None if first is None else first[1]
+
+    def at_home(self, executor: str) -> Iterator[Work]:
+        """Those that only this executor can compute."""
+        for key, group in self._groups.items():
+            if key[2] == executor:
+                yield from (work for _, work in group if work.waits)
 
     def first(self) -> Work | None:
         """The request that comes first of those that somebody waits for, wherever it can be computed."""
@@ -84,7 +95,7 @@ class RequestQueue:
             room -= entry[1].items
         return batch
 
-    def _live_head(self, key: Hashable) -> _Entry | None:
+    def _live_head(self, key: BatchKey) -> _Entry | None:
         group = self._groups.get(key)
         while group:
             if group[0][1].waits:
@@ -94,7 +105,7 @@ class RequestQueue:
         self._groups.pop(key, None)
         return None
 
-    def _pop(self, key: Hashable) -> Work:
+    def _pop(self, key: BatchKey) -> Work:
         work = heapq.heappop(self._groups[key])[1]
         self._entries -= 1
         self._count(work, -1)

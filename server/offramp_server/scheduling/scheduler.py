@@ -11,14 +11,16 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from offramp_adapters.routes.plan import StateLost
 from open_inference.tensor import Tensor
 
 from offramp_server.errors import DeadlineExceeded, ModelFailed, Unavailable
 from offramp_server.scheduling.batch import Batch, Executor
 from offramp_server.scheduling.expiry import ExpiryTimer
+from offramp_server.scheduling.held import Keep, KeptBatch
 from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.policy import ShallowFirst
-from offramp_server.scheduling.rows import copy_whole, split_rows
+from offramp_server.scheduling.rows import copy_whole, split_kept, split_rows
 from offramp_server.scheduling.work import Answer, Timing, Work
 from offramp_server.telemetry.stats import Stats
 
@@ -45,6 +47,7 @@ class Scheduler:
         # Each with whether some of the batch that it was sent last may come back for a deeper stage.
         self._executors: dict[Executor, bool] = {}
         self._sequence = itertools.count(1)
+        self._kept = itertools.count(1)
         self._expiry = ExpiryTimer(self._loop, self._expire)
         self._pump_is_due = False
         # Nanoseconds that executors have computed what somebody waited for.
@@ -71,6 +74,9 @@ class Scheduler:
 
     def detach(self, executor: Executor) -> None:
         self._executors.pop(executor, None)
+        for lane in self._lanes.values():
+            for work in list(lane.queue.at_home(executor.name)):
+                work.fail(_state_lost(executor.name))
 
     def wake(self) -> None:
         """An executor has come to hold another model."""
@@ -81,9 +87,12 @@ class Scheduler:
     async def run(self, lane: Lane, work: Work) -> Answer:
         """Queue the request and wait for its answer.
 
-        Raises Overloaded at once, DeadlineExceeded when its time runs out while it waits, ModelFailed. If the caller
-        is cancelled, the request leaves the queue; what a worker already computes is finished and thrown away.
+        Raises Overloaded at once, DeadlineExceeded when its time runs out while it waits, ModelFailed, and StateLost if
+        inputs that it has left with an executor are gone. If the caller is cancelled, the request leaves the queue;
+        what a worker already computes is finished and thrown away.
         """
+        if work.home:
+            self._check_home(lane, work)
         lane.admit(work.items, work.background)
         work.sequence = next(self._sequence)
         work.enqueued_ns = self._clock()
@@ -119,13 +128,14 @@ class Scheduler:
     # What an executor reports
 
     def completed(self, executor: Executor, batch: Batch, outputs: Sequence[Tensor], timing: Timing) -> None:
+        kept = None if batch.keep is None else executor.held.kept(batch.keep, outputs)
         lane = self._lanes.get(batch.handle)
         if lane is not None:
             lane.cost.learn(batch.items, timing.infer_ns / 1e9)
             if not batch.works[0].background:
                 self.foreground_ns += timing.infer_ns
             lane.stats.executed(batch.items, timing.input_ns, timing.infer_ns, timing.output_ns)
-            self._answer(lane, batch, outputs, timing)
+            self._answer(lane, batch, outputs, timing, executor.name, kept)
         self._pump_soon()
 
     def failed(self, executor: Executor, batch: Batch, message: str) -> None:
@@ -142,6 +152,11 @@ class Scheduler:
         self.detach(executor)
         for batch in batches:
             suspect = computing and batch is batches[0]
+            if batch.held:
+                # Nobody else could compute them. The next time each of them comes, it brings its inputs along.
+                for work in batch.works:
+                    work.fail(_state_lost(executor.name))
+                continue
             for work in batch.works:
                 work.attempts += suspect
             self._send_again(batch, alone=suspect)
@@ -169,6 +184,11 @@ class Scheduler:
 
     # How batches form
 
+    def _check_home(self, lane: Lane, work: Work) -> None:
+        if not any(executor.name == work.home and executor.holds(lane.handle) for executor in self._executors):
+            work.inputs = ()
+            raise _state_lost(work.home)
+
     def _wait_in_queue(self, lane: Lane, work: Work) -> None:
         lane.queue.push(work)
         self._waiting[lane.handle] = lane
@@ -178,7 +198,8 @@ class Scheduler:
         if self._waiting:
             return False
         for executor in self._executors:
-            if executor.in_flight == 0 and executor.holds(lane.handle):
+            at_home = work.home in ("", executor.name)
+            if executor.in_flight == 0 and at_home and executor.holds(lane.handle):
                 if self._drop_expired([work]):
                     self._submit(executor, lane, [work], work.enqueued_ns)
                 return True
@@ -217,13 +238,19 @@ class Scheduler:
         return True
 
     def _submit(self, executor: Executor, lane: Lane, works: list[Work], now_ns: int) -> None:
-        items = 0
+        items = keep = 0
         may_continue = False
         for work in works:
             items += work.items
+            keep |= work.keep
             may_continue = may_continue or work.may_continue
+        batch = Batch(lane.handle, works, items, now_ns, lane.cost.trivial)
+        if keep and executor.held.has_room:
+            batch.keep = Keep(next(self._kept), keep, keep & _not_kept_by_all(works))
+        if works[0].home:
+            batch.held = [work.inputs for work in works]
         self._executors[executor] = may_continue
-        executor.submit(Batch(lane.handle, works, items, now_ns, lane.cost.trivial))
+        executor.submit(batch)
 
     def _drop_expired(self, works: list[Work]) -> list[Work]:
         now = self._loop.time()
@@ -237,9 +264,14 @@ class Scheduler:
 
     # How requests end
 
-    def _answer(self, lane: Lane, batch: Batch, outputs: Sequence[Tensor], timing: Timing) -> None:
+    def _answer(
+        self, lane: Lane, batch: Batch, outputs: Sequence[Tensor], timing: Timing, home: str, kept: KeptBatch | None
+    ) -> None:
         try:
-            if lane.spec.batches:
+            if batch.keep is not None and kept is not None:
+                items, wanted = [work.items for work in batch.works], [work.keep for work in batch.works]
+                answers = split_kept(outputs, items, wanted, batch.keep, kept, home)
+            elif lane.spec.batches:
                 answers = split_rows(outputs, [work.items for work in batch.works])
             else:
                 answers = [copy_whole(outputs)]
@@ -284,3 +316,15 @@ class Scheduler:
 
 def _in_flight(executor: Executor) -> int:
     return executor.in_flight
+
+
+def _not_kept_by_all(works: Sequence[Work]) -> int:
+    """A bit for each output that one of them does not want to be kept, but brought."""
+    kept_by_all = ~0
+    for work in works:
+        kept_by_all &= work.keep
+    return ~kept_by_all
+
+
+def _state_lost(home: str) -> StateLost:
+    return StateLost(f"worker {home}, which held what an earlier stage had computed, is gone")

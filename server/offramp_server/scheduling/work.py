@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from open_inference.tensor import Tensor
 
@@ -12,6 +13,10 @@ from open_inference.tensor import Tensor
 DEFAULT_PRIORITY = 100
 # Behind every priority that a request can ask for, which are 64 bits.
 LAST_PRIORITY = 1 << 64
+
+
+# Requests share a batch only if theirs are equal: shapes, whether somebody waits, home.
+BatchKey: TypeAlias = tuple[Hashable, bool, str]
 
 
 @dataclass(slots=True)
@@ -54,6 +59,10 @@ class Work:
     may_continue: bool = False
     # Nobody waits for it: it never shares a batch with what somebody waits for, and goes last.
     background: bool = False
+    # The executor that holds inputs of it, which no other can compute; empty: any can.
+    home: str = ""
+    # A bit for each output that is to stay with the executor.
+    keep: int = 0
     enqueued_ns: int = 0
     # Tells those apart that came at the same moment.
     sequence: int = 0
@@ -69,8 +78,8 @@ class Work:
         return (self.background, self.priority, self.arrived_ns, self.sequence)
 
     @property
-    def batch_key(self) -> Hashable:
-        return (self.shape_key, self.background)
+    def batch_key(self) -> BatchKey:
+        return (self.shape_key, self.background, self.home)
 
     @property
     def waits(self) -> bool:

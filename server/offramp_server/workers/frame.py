@@ -6,9 +6,12 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from offramp_adapters.routes.held import Held
 from open_inference.tensor import BYTES, DATATYPES, Buffer, Tensor, byte_size
 
+from offramp_server.scheduling.held import Keep
 from offramp_server.scheduling.work import Timing
+from offramp_server.workers.kept import HeldInput, pack_places, places_of, unpack_places
 from offramp_server.workers.slab import Slab
 
 # Room for the header: 64 tensors of 16 dimensions need 10 KB.
@@ -19,13 +22,18 @@ MAX_MESSAGE_BYTES = 8000
 # One byte at the end of the header, which no description reaches.
 _TAKEN = HEADER_BYTES - 1
 
-# handle, number of tensors
-_REQUEST = struct.Struct("<QH")
+# handle, number of tensors; of what is kept: number, outputs, those copied; batches whose outputs are let go of, offset
+_REQUEST = struct.Struct("<QHQQQHQ")
 # 0 ok | 1 failed, number of tensors or bytes of message, total bytes, input, infer and output nanoseconds
 _RESPONSE = struct.Struct("<BHQQQQ")
 # datatype, number of dimensions, offset, bytes
 _TENSOR = struct.Struct("<BBQQ")
 _DATATYPE_CODES = {name: code for code, name in enumerate(DATATYPES)}
+# Beside the datatype of a tensor that is, or stays, with the worker: there are places instead of elements, or nothing.
+_HELD = 0x80
+_NUMBER = struct.Struct("<Q")
+# Further ones wait for the next batch.
+MAX_RELEASES = 4096
 
 Parts = Sequence[Buffer]
 Clock = Callable[[], int]
@@ -40,17 +48,45 @@ class Outcome:
     error: str | None
 
 
-def write_request(slab: Slab, handle: int, tensors: Sequence[tuple[Tensor, Parts]]) -> None:
-    """Lay out a batch; each tensor's bytes are given in parts that are written side by side."""
-    places = _place([sum(map(len, parts)) for _, parts in tensors])
-    slab.require(places[-1][1] if places else HEADER_BYTES)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a worker is to compute. `inputs` are unnamed: views of the slab, or `HeldInput`."""
+
+    handle: int
+    inputs: list[Tensor]
+    keep: Keep | None
+    # Numbers of batches whose outputs are not needed any more, by this one neither.
+    released: Sequence[int]
+
+
+def write_request(
+    slab: Slab,
+    handle: int,
+    tensors: Sequence[tuple[Tensor, Sequence[Tensor]]],
+    keep: Keep | None = None,
+    released: Sequence[int] = (),
+) -> None:
+    """Lay out a batch. Each tensor's bytes are those of its parts, side by side; of a `Held` it is the places of its
+    rows."""
+    parts_of = [_bytes_of(tensor, parts) for tensor, parts in tensors]
+    places = _place([*(sum(map(len, parts)) for parts in parts_of), _NUMBER.size * len(released)])
+    slab.require(places[-1][1])
     view = slab.view
     view[_TAKEN] = 0
-    _REQUEST.pack_into(view, 0, handle, len(tensors))
+    kept = (0, 0, 0) if keep is None else (keep.number, keep.outputs, keep.copied)
+    *tensor_places, (numbers, _) = places
+    _REQUEST.pack_into(view, 0, handle, len(tensors), *kept, len(released), numbers)
     position = _REQUEST.size
-    for (tensor, parts), (start, end) in zip(tensors, places, strict=True):
-        position = _write_description(view, position, tensor, start, end - start)
+    for (tensor, _), parts, (start, end) in zip(tensors, parts_of, tensor_places, strict=True):
+        position = _write_description(view, position, tensor, start, end - start, isinstance(tensor, Held))
         _write_parts(view, start, parts)
+    for number in released:
+        _NUMBER.pack_into(view, numbers, number)
+        numbers += _NUMBER.size
+
+
+def _bytes_of(tensor: Tensor, parts: Sequence[Tensor]) -> Parts:
+    return [pack_places(places_of(tensor))] if isinstance(tensor, Held) else [part.data for part in parts]
 
 
 def _write_parts(view: memoryview, offset: int, parts: Parts) -> None:
@@ -59,11 +95,18 @@ def _write_parts(view: memoryview, offset: int, parts: Parts) -> None:
         offset += len(part)
 
 
-def read_request(slab: Slab) -> tuple[int, list[Tensor]]:
-    """The model's handle and the inputs as unnamed views of the slab. Leaves a mark that they were taken."""
+def read_request(slab: Slab) -> Request:
+    """Leaves a mark that it was taken."""
     slab.view[_TAKEN] = 1
-    handle, count = _REQUEST.unpack_from(slab.view, 0)
-    return handle, _read_tensors(slab, _REQUEST.size, count)
+    handle, count, number, outputs, copied, released, offset = _REQUEST.unpack_from(slab.view, 0)
+    keep = Keep(number, outputs, copied) if number else None
+    inputs = _read_tensors(slab, _REQUEST.size, count)
+    numbers: Sequence[int] = ()
+    if released:
+        if offset + released * _NUMBER.size > len(slab.view):
+            _remap(slab, offset + released * _NUMBER.size)
+        numbers = struct.unpack_from(f"<{released}Q", slab.view, offset)
+    return Request(handle, inputs, keep, numbers)
 
 
 def was_taken(slab: Slab) -> bool:
@@ -71,17 +114,21 @@ def was_taken(slab: Slab) -> bool:
     return bool(slab.view[_TAKEN])
 
 
-def write_outputs(slab: Slab, outputs: Sequence[Tensor], input_ns: int, infer_ns: int, clock: Clock) -> None:
-    """Lay out the outputs of a batch over its inputs, which nobody needs any more."""
+def write_outputs(
+    slab: Slab, outputs: Sequence[Tensor], input_ns: int, infer_ns: int, clock: Clock, only_kept: int = 0
+) -> None:
+    """Lay out the outputs of a batch over its inputs, which nobody needs any more. `only_kept`: a bit for each output
+    that does not travel."""
     started = clock()
-    raw = [memoryview(output.data).cast("B") for output in outputs]
+    stays = [bool(only_kept >> at & 1) for at in range(len(outputs))]
+    raw = [memoryview(b"" if held else output.data).cast("B") for output, held in zip(outputs, stays, strict=True)]
     places = _place([len(data) for data in raw])
     total = places[-1][1] if places else HEADER_BYTES
     slab.require(total)
     view = slab.view
     position = _RESPONSE.size
-    for output, data, (start, end) in zip(outputs, raw, places, strict=True):
-        position = _write_description(view, position, output, start, end - start)
+    for output, data, held, (start, end) in zip(outputs, raw, stays, places, strict=True):
+        position = _write_description(view, position, output, start, end - start, held)
         view[start:end] = data
     _RESPONSE.pack_into(view, 0, 0, len(outputs), total, input_ns, infer_ns, clock() - started)
 
@@ -114,25 +161,31 @@ def _place(sizes: Sequence[int]) -> list[tuple[int, int]]:
     return places
 
 
-def _write_description(view: memoryview, position: int, tensor: Tensor, offset: int, size: int) -> int:
+def _write_description(view: memoryview, position: int, tensor: Tensor, offset: int, size: int, held: bool) -> int:
     rank = len(tensor.shape)
     dims = struct.Struct(f"<{rank}q")
     if position + _TENSOR.size + dims.size > _TAKEN:
         raise ValueError(f"too many tensors or dimensions for one batch (header of {HEADER_BYTES} bytes)")
-    _TENSOR.pack_into(view, position, _DATATYPE_CODES[tensor.datatype], rank, offset, size)
+    code = _DATATYPE_CODES[tensor.datatype] | (_HELD if held else 0)
+    _TENSOR.pack_into(view, position, code, rank, offset, size)
     dims.pack_into(view, position + _TENSOR.size, *tensor.shape)
     return position + _TENSOR.size + dims.size
 
 
 def _read_tensors(slab: Slab, position: int, count: int) -> list[Tensor]:
-    tensors = []
+    tensors: list[Tensor] = []
     for _ in range(count):
         code, rank, offset, size = _TENSOR.unpack_from(slab.view, position)
         shape = struct.unpack_from(f"<{rank}q", slab.view, position + _TENSOR.size)
         position += _TENSOR.size + 8 * rank
         if offset + size > len(slab.view):
             _remap(slab, offset + size)
-        tensors.append(_checked(Tensor("", DATATYPES[code], shape, slab.view[offset : offset + size])))
+        data = slab.view[offset : offset + size]
+        datatype = DATATYPES[code & ~_HELD]
+        if code & _HELD:
+            tensors.append(HeldInput("", datatype, shape, b"", unpack_places(data)))
+        else:
+            tensors.append(_checked(Tensor("", datatype, shape, data)))
     return tensors
 
 

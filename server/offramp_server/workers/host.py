@@ -13,6 +13,7 @@ from open_inference.tensor import Tensor
 from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
+from offramp_server.workers.kept import KeptOutputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class ModelHost:
 
     def __init__(self) -> None:
         self._engines: dict[int, Engine] = {}
+        # What batches have left for later ones.
+        self.kept = KeptOutputs()
         # A cancelled request ends before its batch does, and then nobody outside knows that its model still computes.
         self._computing = threading.Lock()
 
@@ -65,10 +68,11 @@ class ModelHost:
             # Exported programs are full of cycles, and a reload must not wait for the collector to find them.
             gc.collect()
 
-    def execute(self, handle: int, inputs: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-        """The outputs and the nanoseconds that they took. Raises what the engine raises, or KeyError."""
+    def execute(self, handle: int, inputs: Sequence[Tensor], staying: int = 0) -> tuple[list[Tensor], int]:
+        """The outputs and the nanoseconds that they took. `staying`: a bit for each output that is needed here only.
+        Raises what the engine raises, or KeyError."""
         with self._computing:
             engine = self._engines[handle]
             started = time.monotonic_ns()
-            outputs = engine.execute(inputs)
+            outputs = engine.execute(inputs, staying)
             return outputs, time.monotonic_ns() - started

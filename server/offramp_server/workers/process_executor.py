@@ -16,11 +16,12 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.batch import Batch, BatchSink
+from offramp_server.scheduling.held import HeldMemory
 from offramp_server.workers import frame
 from offramp_server.workers.control import Message, encode, load_report_from_wire, load_request_to_wire
 from offramp_server.workers.host import LoadReport, Placement
@@ -30,6 +31,8 @@ SLABS = 3
 # A reply on the control socket is one line; load reports are short.
 MAX_REPLY_BYTES = 1 << 20
 KILL_GRACE_SECONDS = 5.0
+# How long a worker that is idle may keep what nobody needs any more. Before that, the next batch will mostly say so.
+RELEASE_SECONDS = 0.05
 STDERR = 2
 
 log = logging.getLogger("offramp.workers")
@@ -47,6 +50,7 @@ class ProcessExecutor:
         on_death: Callable[[ProcessExecutor, str], None],
         startup_timeout: float,
         hang_timeout: float,
+        max_held_bytes: int,
     ) -> None:
         self.name = name
         self._sink = sink
@@ -54,6 +58,10 @@ class ProcessExecutor:
         self._startup_timeout = startup_timeout
         self._hang_timeout = hang_timeout
         self._loop = asyncio.get_running_loop()
+        self.held = HeldMemory(self._loop, max_held_bytes, self._let_go)
+        # Numbers of batches whose outputs the worker need not keep, and does not know it yet.
+        self._released: list[int] = []
+        self._release_timer: asyncio.TimerHandle | None = None
         self._handles: set[int] = set()
         self._in_flight: deque[Batch] = deque()
         self._turn = 0
@@ -146,8 +154,10 @@ class ProcessExecutor:
             return "stuck"
 
     def _release(self) -> None:
-        if self._hang_timer is not None:
-            self._hang_timer.cancel()
+        for timer in (self._hang_timer, self._release_timer):
+            if timer is not None:
+                timer.cancel()
+        self._released = []
         if self._writer is not None:
             self._writer.close()
         if self._responses >= 0:
@@ -222,13 +232,13 @@ class ProcessExecutor:
     def submit(self, batch: Batch) -> None:
         """Raises nothing for a batch that cannot be laid out: that is reported to the sink like any failure."""
         slab = self._slabs[self._turn]
+        released = self._released[: frame.MAX_RELEASES]
         try:
-            frame.write_request(
-                slab, batch.handle, [(t, [p.data for p in parts]) for t, parts in batch.joined_inputs()]
-            )
+            frame.write_request(slab, batch.handle, batch.joined_inputs(), batch.keep, released)
         except (OSError, ValueError) as error:
             self._loop.call_soon(self._sink.failed, self, batch, f"the batch could not be handed over: {error}")
             return
+        del self._released[: len(released)]
         self._turn = (self._turn + 1) % SLABS
         self._in_flight.append(batch)
         os.eventfd_write(self._requests, 1)
@@ -242,6 +252,7 @@ class ProcessExecutor:
         for _ in range(count):
             self._finish_one()
         self._watch_for_hang()
+        self._release_later()
 
     def _finish_one(self) -> None:
         slab = self._slabs[self._finished]
@@ -250,12 +261,32 @@ class ProcessExecutor:
         try:
             outcome = frame.read_outcome(slab)
         except (ValueError, IndexError, struct.error) as error:
+            if batch.keep is not None:
+                self._let_go([batch.keep.number])
             self._sink.failed(self, batch, f"worker {self.name} wrote a broken answer: {error}")
             return
         if outcome.error is not None:
             self._sink.failed(self, batch, outcome.error)
         else:
             self._sink.completed(self, batch, outcome.outputs, outcome.timing)
+
+    # What the worker keeps
+
+    def _let_go(self, numbers: Sequence[int]) -> None:
+        if self.alive:
+            self._released += numbers
+            self._release_later()
+
+    def _release_later(self) -> None:
+        """A worker that is idle has to be told by a message of its own."""
+        if self._released and not self._in_flight and self._release_timer is None:
+            self._release_timer = self._loop.call_later(RELEASE_SECONDS, self._release_now)
+
+    def _release_now(self) -> None:
+        self._release_timer = None
+        if self._released and not self._in_flight and self._writer is not None:
+            self._writer.write(encode({"id": next(self._call_ids), "do": "release", "kept": self._released}))
+            self._released = []
 
     def _watch_for_hang(self) -> None:
         if self._hang_timer is not None:

@@ -20,7 +20,7 @@ import time
 from offramp_server.errors import LoadError
 from offramp_server.workers import frame
 from offramp_server.workers.allocator import tune_allocator
-from offramp_server.workers.control import ControlChannel, load_report_to_wire, load_request_from_wire
+from offramp_server.workers.control import ControlChannel, Message, load_report_to_wire, load_request_from_wire
 from offramp_server.workers.host import ModelHost
 from offramp_server.workers.slab import Slab
 
@@ -73,10 +73,16 @@ def _compute(host: ModelHost, requests: int, responses: int, slabs: list[Slab]) 
 def _compute_one(host: ModelHost, slab: Slab) -> None:
     started = time.monotonic_ns()
     try:
-        handle, inputs = frame.read_request(slab)
+        request = frame.read_request(slab)
+        host.kept.release(request.released)
+        keep, inputs = request.keep, host.kept.resolved(request.inputs)
         prepared = time.monotonic_ns()
-        outputs, infer_ns = host.execute(handle, inputs)
-        frame.write_outputs(slab, outputs, prepared - started, infer_ns, time.monotonic_ns)
+        staying = keep.only_kept if keep else 0
+        outputs, infer_ns = host.execute(request.handle, inputs, staying)
+        frame.write_outputs(slab, outputs, prepared - started, infer_ns, time.monotonic_ns, staying)
+        if keep:
+            # Once nothing can go wrong any more: nobody would let go of it.
+            host.kept.keep(keep, outputs)
     except Exception as error:
         # The message goes to the caller and not into the log: libraries like to quote the values they choke on.
         log.warning("a batch failed with %s", type(error).__name__)
@@ -90,14 +96,18 @@ def _serve_control(control: ControlChannel, host: ModelHost) -> None:
     os._exit(0)
 
 
-def _answer(message: dict[str, object], host: ModelHost) -> dict[str, object]:
-    reply: dict[str, object] = {"id": message["id"]}
+def _answer(message: Message, host: ModelHost) -> Message:
+    reply: Message = {"id": message["id"]}
     try:
         if message["do"] == "load":
             handle, spec, placement = load_request_from_wire(message)
             reply["report"] = load_report_to_wire(host.load(handle, spec, placement))
         elif message["do"] == "unload":
-            host.unload(int(str(message["handle"])))
+            host.unload(int(message["handle"]))
+        elif message["do"] == "release":
+            host.kept.release(message["kept"])
+        elif message["do"] == "ping":
+            reply["kept"] = len(host.kept)
     except LoadError as error:
         reply["error"] = str(error)
     except Exception as error:

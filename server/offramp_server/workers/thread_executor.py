@@ -12,12 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from offramp_adapters.routes.held import Held
 from open_inference.tensor import Tensor
 
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.batch import Batch, BatchSink
+from offramp_server.scheduling.held import HeldMemory
 from offramp_server.scheduling.work import Timing
 from offramp_server.workers.host import LoadReport, ModelHost, Placement
+from offramp_server.workers.kept import HeldInput, places_of
 
 SLOTS = 3
 
@@ -30,11 +33,12 @@ class ThreadExecutor:
     slots = SLOTS
     process_id = None
 
-    def __init__(self, name: str, sink: BatchSink) -> None:
+    def __init__(self, name: str, sink: BatchSink, max_held_bytes: int) -> None:
         self.name = name
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._host = ModelHost()
+        self.held = HeldMemory(self._loop, max_held_bytes, self._host.kept.release)
         self._handles: set[int] = set()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=name, daemon=True)
@@ -85,11 +89,16 @@ class ThreadExecutor:
 
     def _compute_one(self, batch: Batch, inputs: Sequence[Tensor]) -> Callable[[], None]:
         """Compute, and return what the loop is to do about it."""
+        staying = batch.keep.only_kept if batch.keep else 0
         try:
-            outputs, infer_ns = self._host.execute(batch.handle, inputs)
+            inputs = self._host.kept.resolved(inputs)
+            outputs, infer_ns = self._host.execute(batch.handle, inputs, staying)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             return lambda: self._report_failure(batch, message)
+        if batch.keep:
+            self._host.kept.keep(batch.keep, outputs)
+            outputs = [_without_data(each) if staying >> at & 1 else each for at, each in enumerate(outputs)]
         finished_ns = time.monotonic_ns()
         return lambda: self._report(batch, outputs, infer_ns, finished_ns)
 
@@ -103,7 +112,13 @@ class ThreadExecutor:
         self._sink.failed(self, batch, message)
 
 
+def _without_data(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.name, tensor.datatype, tensor.shape, b"")
+
+
 def _join(whole: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    if isinstance(whole, Held):
+        return HeldInput("", whole.datatype, whole.shape, b"", places_of(whole))
     if len(parts) == 1:
         return parts[0]
     return Tensor(whole.name, whole.datatype, whole.shape, b"".join(part.data for part in parts))

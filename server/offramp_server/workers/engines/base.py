@@ -16,12 +16,16 @@ class Engine(Protocol):
     @property
     def report(self) -> EngineReport: ...
 
-    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         """Run one batch.
 
         `inputs` come in the order of the model's spec, batch dimension included, and their `data` must not be kept
         or written to: it may be memory shared with another process that is reused after this call. The outputs come
         in the order of the spec and own their memory. Raises whatever the library raises for these inputs.
+
+        `staying` has a bit for each output that only later batches of this process need: an engine may leave it on its
+        device, as a tensor without `data` that is a `workers.kept.OnDevice`, and will be given it, or what its method
+        returns, as an input.
         """
         ...
 

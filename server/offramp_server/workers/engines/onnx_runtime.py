@@ -37,7 +37,7 @@ class OnnxRuntimeEngine:
             raise LoadError(f'model "{spec.name}": ONNX Runtime takes BF16 or BYTES, not both in one model')
         self._run = self._run_values if BF16 in datatypes else self._run_arrays
 
-    def execute(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         batch = batch_size(self._spec, inputs)
         answers = self._run(inputs)
         for output, answer in zip(self._spec.outputs, answers, strict=True):
