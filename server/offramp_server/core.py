@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from offramp_server.config import Settings, WorkerSettings
+from offramp_server.config import LimitSettings, Settings, WorkerSettings
 from offramp_server.cores import usable_cores
 from offramp_server.errors import ConfigurationError, Unavailable
 from offramp_server.model_runner import ModelRunner
@@ -17,15 +18,19 @@ from offramp_server.preprocess.pool import PreprocessPool
 from offramp_server.repository import reader
 from offramp_server.repository.catalog import Catalog
 from offramp_server.repository.registry import ModelRegistry
-from offramp_server.routing.follow_ups import FollowUps
+from offramp_server.routing.follow_ups import FollowUpLimits, FollowUps
 from offramp_server.routing.follower import Follower
 from offramp_server.routing.live import LiveRoutes
 from offramp_server.routing.load import LoadMonitor
+from offramp_server.routing.recorder import Recorder
 from offramp_server.routing.table import RouteTable
 from offramp_server.scheduling.admission import Admission
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.serving import Serving
+from offramp_server.store.audits import SCHEMA as AUDITS
 from offramp_server.store.database import Database
+from offramp_server.store.epochs import Epochs
+from offramp_server.store.location import open_store
 from offramp_server.store.route_settings import ROUTE_SETTINGS, RouteSettings
 from offramp_server.telemetry.stats import Stats
 from offramp_server.validation import Limits
@@ -48,7 +53,9 @@ class Core:
     backend: Backend
     preprocessing: PreprocessPool
     follow_ups: FollowUps
+    recorder: Recorder
     database: Database
+    routes: RouteTable
     load_monitor: LoadMonitor
 
     async def load(self) -> None:
@@ -59,20 +66,25 @@ class Core:
 
     async def drain(self) -> bool:
         """Refuse what is new, finish what is there, and give up what takes too long. Whether nothing was given up."""
-        if await self.serving.drain(self.settings.server.drain_timeout):
-            return True
-        self.backend.fail_all(Unavailable("the server is shutting down"))
-        return False
+        until = time.monotonic() + self.settings.server.drain_timeout
+        answered = await self.serving.drain(self.settings.server.drain_timeout)
+        # Nobody waits for what follows answers, but evidence is worth the seconds that are left.
+        await self.follow_ups.drain(max(0.0, until - time.monotonic()))
+        await self.follow_ups.close()
+        if not answered:
+            self.backend.fail_all(Unavailable("the server is shutting down"))
+        return answered
 
     async def close(self) -> None:
         self.serving.live = self.serving.ready = False
+        await self.follow_ups.close()
         # Without a drain there may be requests left, which no worker would answer any more.
         self.backend.fail_all(Unavailable("the server is shutting down"))
         self.load_monitor.close()
-        await self.follow_ups.close()
         await self.preprocessing.close()
         await self.models.close()
         await self.backend.close()
+        await self.recorder.close()
         await self.database.close()
 
 
@@ -84,8 +96,9 @@ def build_core(repository: Path, settings: Settings) -> Core:
     standbys = workers.standby if workers.mode == "process" else 0
     backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats)
     models = ModelRegistry(lambda name: reader.read_model(repository, name), backend, stats)
-    routes = RouteTable(models)
-    database = Database(None, (ROUTE_SETTINGS,))
+    database = open_store(repository, settings.store, (AUDITS, ROUTE_SETTINGS))
+    epochs = Epochs(database, time.time)
+    routes = RouteTable(models, epochs.current)
     live_routes = LiveRoutes(routes, RouteSettings(database))
     catalog = Catalog(repository, models, live_routes)
     admission = Admission(settings.limits.max_in_flight)
@@ -93,13 +106,30 @@ def build_core(repository: Path, settings: Settings) -> Core:
     preparation = Preparation(preprocessing, request_limits(settings))
     runner = ModelRunner(preparation)
     models.before_ready = runner.try_out
-    follow_ups = FollowUps(settings.limits.max_follow_ups, lambda route, seen: None, stats)
+    follow_ups = FollowUps(_follow_up_limits(settings.limits), stats)
+    routes.on_remove = follow_ups.drop
+    recorder = Recorder(database, epochs, time.time)
     load_monitor = LoadMonitor(settings.load, backend.schedulers, lambda: admission.in_flight, stats)
-    follower = Follower(routes, runner, follow_ups, lambda route, seen: None, stats, load_monitor.arrival)
+    follower = Follower(routes, runner, follow_ups, recorder, stats, load_monitor.arrival)
     serving = Serving(models, routes, catalog, admission, runner, follower, stats, live_routes)
     return Core(
-        settings, serving, models, catalog, admission, backend, preprocessing, follow_ups, database, load_monitor
+        settings,
+        serving,
+        models,
+        catalog,
+        admission,
+        backend,
+        preprocessing,
+        follow_ups,
+        recorder,
+        database,
+        routes,
+        load_monitor,
     )
+
+
+def _follow_up_limits(limits: LimitSettings) -> FollowUpLimits:
+    return FollowUpLimits(limits.max_follow_ups, limits.max_follow_up_bytes, limits.max_follow_up_age)
 
 
 def request_limits(settings: Settings) -> Limits:

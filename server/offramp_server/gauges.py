@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from offramp_adapters.audits.loss import rate
+from offramp_adapters.routes.parts import parts_of
+
 from offramp_server.core import Core
-from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
+from offramp_server.routing.binding import BoundRoute
+from offramp_server.telemetry.gauges import (
+    FollowUpGauges,
+    Gauges,
+    ModelGauges,
+    RouteGauges,
+    StoreGauges,
+    WorkerGauges,
+)
+
+# The role of a part of a route that may answer early.
+STAGE = "stage"
 
 
 def gauges_of(core: Core) -> Gauges:
@@ -15,6 +29,9 @@ def gauges_of(core: Core) -> Gauges:
         models=lambda: list(_models(core)),
         workers=lambda: list(_workers(core)),
         load_level=lambda: core.load_monitor.level,
+        routes=lambda: list(_routes(core)),
+        follow_ups=lambda: FollowUpGauges(core.follow_ups.under_way, core.follow_ups.held_bytes),
+        store=lambda: _store(core),
     )
 
 
@@ -28,6 +45,28 @@ def _models(core: Core) -> Iterator[ModelGauges]:
     for entry in core.models.index():
         if (entry.name, entry.version) not in ready:
             yield ModelGauges(entry.name, entry.version, False)
+
+
+def _routes(core: Core) -> Iterator[RouteGauges]:
+    for name in core.routes.names():
+        route = core.routes.get(name)
+        assert route is not None
+        exits = tuple(part.label for part in parts_of(route.definition) if part.role == STAGE)
+        epoch = route.bound.epoch if isinstance(route.bound, BoundRoute) else None
+        yield RouteGauges(name, route.epoch, exits, None if epoch is None or not exits else rate(epoch.total))
+
+
+def _store(core: Core) -> StoreGauges:
+    counters = core.database.counters
+    return StoreGauges(
+        core.database.durable,
+        counters.rows,
+        counters.lost,
+        core.recorder.overflowed,
+        counters.errors,
+        core.database.buffered,
+        core.recorder.held,
+    )
 
 
 def _workers(core: Core) -> Iterator[WorkerGauges]:

@@ -69,7 +69,7 @@ class Models:
 
 
 def table_of(models: Models) -> RouteTable:
-    return RouteTable(models)  # type: ignore[arg-type]
+    return RouteTable(models, lambda route, subject: Epoch(1, route, 1, "f", subject, 0.0))  # type: ignore[arg-type]
 
 
 def file_of(definition: Dials, digest: str = "first") -> RouteFile:

@@ -45,8 +45,8 @@ class Server:
         self.epochs = Epochs(self.database, lambda: 1000.0)
         self.recorder = Recorder(self.database, self.epochs, lambda: 2000.0, held_requests)
 
-    def epoch(self, fingerprint: str = "a", route: str = "fashion") -> Epoch:
-        return self.epochs.current(route, fingerprint, f"models {fingerprint}")
+    def epoch(self, subject: str = "a", route: str = "fashion") -> Epoch:
+        return self.epochs.current(route, subject)
 
     async def close(self) -> None:
         await self.recorder.close()
@@ -368,9 +368,12 @@ async def test_another_fingerprint_is_another_epoch_even_if_it_was_there_before(
     assert again.epoch("a").number == 3
     assert again.epoch("b").number == 4
     stored = await again.database.read(lambda connection: route_epochs(connection, "fashion"))
-    assert [(each.number, each.fingerprint, each.subject, each.began) for each in stored] == [
-        (1, "a", "models a", 1000.0), (2, "b", "models b", 1000.0), (3, "a", "models a", 1000.0),
-    ]  # fmt: skip
+    assert [(each.number, each.subject, each.began) for each in stored] == [
+        (1, "a", 1000),
+        (2, "b", 1000),
+        (3, "a", 1000),
+    ]
+    assert stored[0].fingerprint == stored[2].fingerprint != stored[1].fingerprint
     await again.close()
 
 

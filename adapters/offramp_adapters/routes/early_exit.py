@@ -40,7 +40,7 @@ class Stage:
     # None: the last stage, which answers whatever its score.
     threshold: float | None = field(default=None, metadata=NOT_JUDGED)
     # In the names of settings and in `offramp_exit`; empty: the target's.
-    name: str = ""
+    name: str = field(default="", metadata=NOT_JUDGED)
     # What the stage says is divided by it on the scale of logits.
     temperature: float = 1.0
     # Of single classes, by their label or number, instead of `threshold`.

@@ -15,6 +15,7 @@ from offramp_common.text import did_you_mean, quoted
 from open_inference.tensor import Tensor
 
 from offramp_adapters.audits.observation import Observation, ShadowObservation
+from offramp_adapters.audits.subject import NOT_JUDGED
 from offramp_adapters.confidence.agreement import Agreement, best_classes
 from offramp_adapters.control.rules import LoadRule
 from offramp_adapters.experiments.assignment import assign, choose
@@ -49,7 +50,7 @@ class Arm:
 
     name: str
     target: Target
-    weight: float
+    weight: float = field(metadata=NOT_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Shadow:
 
     name: str
     target: Target
-    share: float = 1.0
+    share: float = field(default=1.0, metadata=NOT_JUDGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class SplitRoute:
     agreement: Agreement = field(default_factory=Agreement)
     # The deciding output, by which that is judged; None: the one that looks like it.
     output: str | None = None
-    load: Mapping[Level, LoadRule] = field(default_factory=dict)
+    load: Mapping[Level, LoadRule] = field(default_factory=dict, metadata=NOT_JUDGED)
     kind: ClassVar[str] = "split"
 
     def __post_init__(self) -> None:

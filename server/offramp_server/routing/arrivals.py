@@ -18,14 +18,16 @@ OVERDUE = "overdue"
 class Arrival:
     """One request at one route, from its arrival until nothing more can be seen of it. It begins with one hold."""
 
-    __slots__ = ("_holds", "_settled", "failure", "observations", "sequence", "time")
+    __slots__ = ("_holds", "_settled", "begun", "failure", "observations", "sequence", "time")
 
     def __init__(self, sequence: int, time: float, settled: Callable[[], None]) -> None:
         """`time` in seconds since 1970; `settled` is called once it has."""
         self.sequence = sequence
         self.time = time
         self.observations: list[Observation] = []
-        # Why it was not answered, if that may have had to do with what it was.
+        # Something of it was computed: what becomes of it from now on may have to do with what it is.
+        self.begun = False
+        # Why it was not answered although it was begun.
         self.failure = ""
         self._holds = 1
         self._settled = settled

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from offramp_adapters.audits.subject import subject
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Definition, Endpoint, RouteInvalid, Strategy, TensorFacts
 from offramp_common.text import quoted
 
 from offramp_server.errors import OfframpError
 from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.store.epochs import Epoch
 from offramp_server.workers.backend import LoadedModel
 
 
@@ -25,14 +27,18 @@ class BoundModel:
     model: LoadedModel | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class BoundRoute:
     """A route with everything that it runs."""
 
     name: str
     endpoint: Endpoint
     strategy: Strategy
+    # What its answers are judged as: another text asks for new evidence.
+    subject: str
     below: Mapping[Target, BoundModel | BoundRoute] = field(default_factory=dict)
+    # Of the requests that run this. None: it does not serve, and was only bound to see whether it could.
+    epoch: Epoch | None = None
 
     def models(self) -> Iterator[LoadedModel]:
         """Those of routes below included."""
@@ -83,7 +89,9 @@ class _Binder:
             strategy = definition.bind(endpoints)
         except (RouteInvalid, OfframpError) as error:
             return Broken(str(error))
-        return BoundRoute(name, _endpoint(definition, strategy, endpoints), strategy, below)
+        return BoundRoute(
+            name, _endpoint(definition, strategy, endpoints), strategy, _subject(definition, endpoints), below
+        )
 
     def _target(self, target: Target, callers: tuple[str, ...]) -> BoundModel | BoundRoute:
         if target.name not in self._definitions:
@@ -107,6 +115,11 @@ def _endpoint(definition: Definition, strategy: Strategy, endpoints: Mapping[Tar
         face.scores,
         hashlib.sha256("\n".join(said).encode()).hexdigest(),
     )
+
+
+def _subject(definition: Definition, endpoints: Mapping[Target, Endpoint]) -> str:
+    below = (f"{target}: {endpoints[target].fingerprint}" for target in definition.targets)
+    return "\n".join((subject(definition), *below))
 
 
 def bound_model(model: LoadedModel) -> BoundModel:

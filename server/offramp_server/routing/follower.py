@@ -9,16 +9,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from offramp_adapters.audits.observation import Observation
-from offramp_adapters.routes.parameters import ROUTE
+from offramp_adapters.routes.parameters import EXIT, ROUTE
 from offramp_adapters.routes.plan import Answer, FollowUp, Outcomes, Run, Together
 from offramp_adapters.routes.strategy import Level, Query
 
 from offramp_server.errors import OfframpError, Unavailable
 from offramp_server.inference import InferRequest, wanted
 from offramp_server.model_runner import ModelRunner
+from offramp_server.routing.arrivals import Arrival
 from offramp_server.routing.binding import BoundRoute
-from offramp_server.routing.follow_ups import FollowUps, Record
+from offramp_server.routing.follow_ups import Errand, FollowUps
 from offramp_server.routing.following import blamed_on, counted, follow
+from offramp_server.routing.recorder import Recorder
 from offramp_server.routing.table import Route, RouteTable
 from offramp_server.telemetry.stats import Stats
 from offramp_server.validation import check_requested
@@ -32,7 +34,7 @@ class Follower:
         routes: RouteTable,
         runner: ModelRunner,
         follow_ups: FollowUps,
-        record: Record,
+        recorder: Recorder,
         stats: Stats,
         level: Callable[[], Level],
     ) -> None:
@@ -40,7 +42,7 @@ class Follower:
         self._routes = routes
         self._runner = runner
         self._follow_ups = follow_ups
-        self._record = record
+        self._recorder = recorder
         self._stats = stats
         self._level = level
 
@@ -73,22 +75,60 @@ class Follower:
     async def _decided(self, route: Route, bound: BoundRoute, request: InferRequest) -> Answer:
         face = bound.strategy.face
         check_requested(request.outputs, face.outputs)
-        query = Query(request.parameters, request.inputs, route.coin, request.level, route.epoch, next(route.sequence))
         whole = replace(request, outputs=())
-        answer = await follow(bound.strategy.plan(query), lambda step: self._perform(bound, step, whole))
-        if answer.observations:
-            self._record(route.name, answer.observations)
-        for follow_up in answer.follow_ups:
-            self._follow_ups.add(route.name, follow_up, lambda each: self._follow_up(bound, each, whole))
+        assert bound.epoch is not None
+        # What nobody waits for is a copy, or an audit, and no part of the route's traffic.
+        with self._recorder.request(bound.epoch, observed=not request.background) as arrival:
+            answer = await self._planned(route, bound, whole, arrival)
+            if request.background:
+                for follow_up in answer.follow_ups:
+                    follow_up.plan.close()
+            else:
+                self._see(route.name, arrival, answer)
+                for follow_up in answer.follow_ups:
+                    self._follow_ups.add(self._errand(bound, whole, arrival, follow_up))
         outputs = wanted(answer.outputs, request.outputs or face.outputs)
         return replace(answer, outputs=outputs, observations=(), follow_ups=())
 
-    async def _follow_up(self, bound: BoundRoute, work: FollowUp, request: InferRequest) -> tuple[Observation, ...]:
+    async def _planned(self, route: Route, bound: BoundRoute, request: InferRequest, arrival: Arrival) -> Answer:
+        assert bound.epoch is not None
+        query = Query(
+            request.parameters, request.inputs, route.coin, request.level, bound.epoch.number, arrival.sequence
+        )
+
+        async def perform(step: Together) -> Outcomes:
+            outcomes = await self._perform(bound, step, request)
+            arrival.begun = True
+            return outcomes
+
+        return await follow(bound.strategy.plan(query), perform)
+
+    def _see(self, route: str, arrival: Arrival, answer: Answer) -> None:
+        seen = self._stats.route(route).seen
+        if EXIT in answer.parameters:
+            seen.answered(str(answer.parameters[EXIT]).split(","))
+        self._note(route, arrival, answer.observations)
+
+    def _note(self, route: str, arrival: Arrival, observations: Sequence[Observation]) -> None:
+        self._stats.route(route).seen.observed(observations)
+        arrival.note(observations)
+
+    def _errand(self, bound: BoundRoute, request: InferRequest, arrival: Arrival, follow_up: FollowUp) -> Errand:
         behind = replace(request, background=True, deadline=None)
-        with ExitStack() as held:
-            for model in bound.models():
-                held.enter_context(model.lane.expected())
-            return await follow(work.plan, lambda step: self._perform(bound, step, behind))
+        held = ExitStack()
+        for model in bound.models():
+            held.enter_context(model.lane.expected())
+        arrival.hold()
+
+        def ended(observations: Sequence[Observation]) -> None:
+            self._note(bound.name, arrival, observations)
+            arrival.release()
+            held.close()
+
+        return Errand(
+            bound.name, follow_up, lambda: follow(follow_up.plan, lambda step: self._perform(bound, step, behind)),
+            ended, sum(len(tensor.data) for tensor in request.inputs), request.level,
+        )  # fmt: skip
 
     async def _perform(self, bound: BoundRoute, step: Together, request: InferRequest) -> Outcomes:
         if len(step.runs) == 1:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from offramp_adapters.audits.loss import ExitTotals
 from offramp_adapters.audits.observation import ExitObservation
 
+from offramp_server.errors import OfframpError
 from offramp_server.routing.arrivals import Arrival, Arrivals
 from offramp_server.store.audits import (
     ADD_EXIT,
@@ -120,6 +122,19 @@ class Recorder:
         """Requests whose observations wait for those of an older one."""
         return sum(stream.arrivals.held for stream in self._streams.values())
 
+    @contextmanager
+    def request(self, epoch: Epoch, observed: bool = True) -> Iterator[Arrival]:
+        """A request's way to its answer. One that is not observed has no place in the stream."""
+        arrival = self.begin(epoch) if observed else Arrival(0, 0.0, lambda: None)
+        try:
+            yield arrival
+        except BaseException as error:
+            if arrival.begun:
+                arrival.failure = _reason(error)
+            raise
+        finally:
+            arrival.release()
+
     def begin(self, epoch: Epoch) -> Arrival:
         """A request has come. It has to be released in the end, whatever becomes of it."""
         stream = self._streams.get(epoch.id)
@@ -208,3 +223,9 @@ class Recorder:
             self._hand_over(stream, running=False)
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OfframpError):
+        return error.reason
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else OfframpError.reason

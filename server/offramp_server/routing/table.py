@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from offramp_adapters.routes.parts import Part, parts_of
 from offramp_adapters.routes.plan import Target
@@ -16,7 +15,11 @@ from offramp_server.endpoints import RouteInfo, RouteTarget
 from offramp_server.errors import ConfigurationError, LoadError, NotFound, Unavailable
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.routing.binding import Bound, BoundModel, BoundRoute, Broken, bind_all, bound_model
+from offramp_server.store.epochs import Epoch
 from offramp_server.workers.backend import LoadedModel
+
+# The epoch of a route that is judged as this from now on.
+EpochOf: TypeAlias = Callable[[str, str], Epoch]
 
 
 @runtime_checkable
@@ -35,12 +38,14 @@ class Route:
     definition: Definition
     bound: Bound
     coin: Callable[[], float] = field(init=False)
-    # Numbers of requests, by arrival.
-    sequence: Iterator[int] = field(default_factory=itertools.count)
-    epoch: int = 0
 
     def __post_init__(self) -> None:
         self.coin = _coin(_seed(self.definition))
+
+    @property
+    def epoch(self) -> int:
+        """The number of the present one; 0: the route is not ready."""
+        return 0 if isinstance(self.bound, Broken) or self.bound.epoch is None else self.bound.epoch.number
 
     def redefine(self, definition: Definition) -> None:
         if _seed(definition) != _seed(self.definition):
@@ -57,9 +62,12 @@ class Route:
 class RouteTable:
     """Routes by name. A change of a route, or of what it runs, takes effect for the next request."""
 
-    def __init__(self, models: ModelRegistry) -> None:
+    def __init__(self, models: ModelRegistry, epoch_of: EpochOf) -> None:
         # Called after every change of what can answer.
         self.on_change: Callable[[], None] = lambda: None
+        # Called with the name of a route that is gone.
+        self.on_remove: Callable[[str], None] = lambda name: None
+        self._epoch_of = epoch_of
         self._models = models
         self._routes: dict[str, Route] = {}
         models.on_change = self._rebind
@@ -93,6 +101,7 @@ class RouteTable:
 
     def remove(self, name: str) -> None:
         if self._routes.pop(name, None) is not None:
+            self.on_remove(name)
             self._rebind()
 
     def info(self, name: str) -> RouteInfo:
@@ -142,7 +151,9 @@ class RouteTable:
 
     def _take(self, bound: Mapping[str, Bound]) -> None:
         for name, route in self._routes.items():
-            route.bound = bound[name]
+            route.bound = now = bound[name]
+            if isinstance(now, BoundRoute):
+                now.epoch = self._epoch_of(name, now.subject)
         self.on_change()
 
     def _definitions(self) -> dict[str, Definition]:

@@ -6,6 +6,7 @@ a temperature, what counts as agreement. Thresholds, weights and rates of audits
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,6 +41,14 @@ class Epoch:
     # By exit, from its beginning.
     totals: dict[int, ExitTotals] = field(default_factory=dict)
 
+    @property
+    def total(self) -> ExitTotals:
+        """Over all exits."""
+        total = ExitTotals()
+        for each in self.totals.values():
+            total.add(each)
+        return total
+
     def next_sequence(self) -> int:
         number, self.sequence = self.sequence, self.sequence + 1
         return number
@@ -61,8 +70,9 @@ class Epochs:
         self._current: dict[str, Epoch] = database.ask(_restored)
         self._next_id = database.ask(_next_id)
 
-    def current(self, route: str, fingerprint: str, subject: str) -> Epoch:
-        """The present one, or a new one if the route is judged as something else now."""
+    def current(self, route: str, subject: str) -> Epoch:
+        """The present one, or a new one if the route is judged as something else now, which `subject` says in words."""
+        fingerprint = hashlib.sha256(subject.encode()).hexdigest()
         before = self._current.get(route)
         if before is not None and before.fingerprint == fingerprint:
             return before

@@ -33,6 +33,41 @@ class WorkerGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteGauges:
+    """One route of the repository."""
+
+    route: str
+    # 0: it is not ready.
+    epoch: int
+    # Names of its stages, if it has such.
+    exits: tuple[str, ...] = ()
+    # Estimated share of answers that differ from the reference's; None: nothing is known.
+    disagreement: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreGauges:
+    """Rows, since the server started."""
+
+    durable: bool = False
+    written: int = 0
+    lost: int = 0
+    overflowed: int = 0
+    errors: int = 0
+    # Now.
+    buffered: int = 0
+    held_requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUpGauges:
+    """Audits and shadow copies under way, and the bytes of inputs that are kept for them."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Each is called once for a scrape, on the event loop's thread, and must not wait."""
 
@@ -42,3 +77,6 @@ class Gauges:
     workers: Callable[[], Iterable[WorkerGauges]]
     # 0 idle, 1 normal, 2 busy, 3 overloaded.
     load_level: Callable[[], int]
+    routes: Callable[[], Iterable[RouteGauges]] = tuple
+    follow_ups: Callable[[], FollowUpGauges] = FollowUpGauges
+    store: Callable[[], StoreGauges] = StoreGauges

@@ -24,6 +24,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from offramp_server.errors import InvalidRequest
+from offramp_server.telemetry.audit_metrics import follow_up_families, seen_families, store_families
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
 from offramp_server.telemetry.process import resident_bytes
 from offramp_server.telemetry.route_metrics import arm_families, load_families
@@ -107,6 +108,10 @@ class OfframpCollector(Collector):
         yield from _server_counters(self._stats, models)
         yield from load_families(self._stats, self._gauges.load_level())
         yield from arm_families(self._stats)
+        yield from seen_families(self._stats, list(self._gauges.routes()))
+        under_way = self._gauges.follow_ups()
+        yield from follow_up_families(self._stats, under_way.count, under_way.bytes)
+        yield from store_families(self._gauges.store())
         yield from self._workers(list(self._gauges.workers()))
 
     def _server(self) -> Iterator[Metric]:

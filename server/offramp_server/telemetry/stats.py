@@ -14,6 +14,8 @@ from itertools import accumulate
 
 from offramp_adapters.routes.strategy import Level
 
+from offramp_server.telemetry.seen_stats import SeenStats
+
 # Seconds. From a tenth of a millisecond, since a student on a fast engine needs less than one.
 DURATION_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -135,6 +137,7 @@ class RouteStats:
     items: int = 0
     success_ns: int = 0
     failure_ns: int = 0
+    seen: SeenStats = field(default_factory=SeenStats)
     last_inference_ms: int = 0
     request_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
     arms: dict[str, ArmStats] = field(default_factory=dict)
@@ -166,6 +169,8 @@ class Stats:
 
     models: dict[tuple[str, str], ModelStats] = field(default_factory=dict)
     routes: dict[str, RouteStats] = field(default_factory=dict)
+    # By (route, kind: audit | shadow); each has an outcome in the end.
+    follow_ups_offered: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     # By (route, kind: audit | shadow, outcome: done, or why it was dropped).
     follow_ups: defaultdict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
     # By (level before, level after).
