@@ -13,6 +13,7 @@ from offramp_adapters.routes.strategy import Endpoint, Face, RouteInvalid
 from offramp_server.errors import NotFound
 from offramp_server.repository.route_toml import RouteFile
 from offramp_server.routing.table import RouteTable
+from offramp_server.store.epochs import Epoch
 
 
 @dataclass(frozen=True)
