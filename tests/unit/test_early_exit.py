@@ -342,10 +342,12 @@ def test_a_confidence_that_is_none_is_refused(wanted: Any) -> None:
 
 
 def test_a_request_may_ask_for_one_model_alone() -> None:
-    models = stages({})
-    answer = ask(cascade(route([0.8])), models, parameters={"offramp_route": "model:s2"}, count=2)
-    assert models.runs == [("s2", [0, 1], 1)]
-    assert (exits(answer), answer.models, answer.observations) == (["s2", "s2"], ("s2:1",), ())
+    for number in (1, 2):
+        models = Stages(lambda number, item: (0, 0.5))
+        wanted = f"s{number}"
+        answer = ask(cascade(route([0.8])), models, parameters={"offramp_route": f"model:{wanted}"}, count=2)
+        assert models.runs == [(wanted, [0, 1], number - 1)]
+        assert (exits(answer), answer.models, answer.observations) == ([wanted] * 2, (f"{wanted}:1",), ())
 
 
 def test_a_segment_is_no_model_to_ask_for() -> None:
