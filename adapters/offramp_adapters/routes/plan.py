@@ -72,6 +72,8 @@ class Run:
     # Names of outputs that a deeper stage on the same device will need and nobody else: they stay in the worker, and
     # the answer has `Held` in their place. Ordinary tensors still, if there is no room. Of a model, not of a route.
     keep: frozenset[str] = frozenset()
+    # Parameters of the request that were said to this route, and that a route below must not take for its own.
+    heeded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

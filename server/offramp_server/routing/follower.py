@@ -162,7 +162,7 @@ class Follower:
             if route is None:
                 raise Unavailable(f'route "{below.name}" was unloaded')
             # Said to the route that was called, which has heeded it.
-            kept = {key: value for key, value in request.parameters.items() if key != ROUTE}
+            kept = {key: value for key, value in request.parameters.items() if key not in (ROUTE, *run.heeded)}
             return await self._answer(route, below, replace(asked, parameters=kept))
         assert below.model is not None
         return await self._runner.run(below.model, asked)

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from offramp_adapters.routes.plan import Outcomes, Plan, RouteRefused, Run, Shed, Together
+from offramp_adapters.routes.plan import Outcomes, Plan, RouteRefused, Run, Shed, StateLost, Together
 
-from offramp_server.errors import InvalidRequest, OfframpError, Overloaded
+from offramp_server.errors import InvalidRequest, OfframpError, Overloaded, Unavailable
 
 T = TypeVar("T")
 
@@ -19,8 +19,8 @@ SHED_RETRY_SECONDS = 1.0
 
 
 async def follow(plan: Plan[T], perform: Callable[[Together], Awaitable[Outcomes]]) -> T:
-    """Carry out the plan's steps until it has its result. Raises InvalidRequest for what it refuses, and Overloaded for
-    what it sheds."""
+    """Carry out the plan's steps until it has its result. Raises InvalidRequest for what it refuses, Overloaded for
+    what it sheds, and Unavailable where it gives up because workers died again and again."""
     try:
         step = next(plan)
         while True:
@@ -37,6 +37,9 @@ async def follow(plan: Plan[T], perform: Callable[[Together], Awaitable[Outcomes
         raise InvalidRequest(str(error)) from error
     except Shed as error:
         raise Overloaded(str(error), SHED_RETRY_SECONDS) from error
+    except StateLost as error:
+        # A plan above this one has hidden state of its own, and this is not it.
+        raise Unavailable(str(error)) from error
     finally:
         plan.close()
 
