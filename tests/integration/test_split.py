@@ -14,7 +14,7 @@ from classifiers import write_classifier, write_route
 from eventually import PATIENCE, eventually_here
 from offramp_adapters.experiments.assignment import assign
 from offramp_adapters.routes.strategy import Level
-from offramp_server.config import LimitSettings, LoadSettings, Settings, WorkerSettings
+from offramp_server.config import LimitSettings, LoadSettings, ServerSettings, Settings, WorkerSettings
 from offramp_server.core import Core, build_core
 from offramp_server.errors import InvalidRequest, Overloaded
 from offramp_server.inference import InferRequest, InferResponse, ParameterValue
@@ -50,8 +50,11 @@ NO_CONTROLLER = LoadSettings(enabled=False)
 
 
 @asynccontextmanager
-async def running(repository: Path, load: LoadSettings = NO_CONTROLLER, **limits: int) -> AsyncIterator[Core]:
-    settings = Settings(workers=WorkerSettings(mode="in-process"), limits=LimitSettings(**limits), load=load)
+async def running(
+    repository: Path, load: LoadSettings = NO_CONTROLLER, drain_timeout: float = 30.0, **limits: int
+) -> AsyncIterator[Core]:
+    server, workers = ServerSettings(drain_timeout=drain_timeout), WorkerSettings(mode="in-process")
+    settings = Settings(server, LimitSettings(**limits), workers, load)
     core = build_core(repository, settings)
     try:
         await core.load()
@@ -158,6 +161,17 @@ async def test_nobody_waits_for_a_shadow_whose_worker_is_held_still_and_drops_ar
         core.models.get("candidate").group.scheduler.wake()
         await eventually_here(lambda: copies(core).total() == 30)
         assert copies(core) == {"full": 26, "done": 4}
+
+
+async def test_copies_that_wait_when_the_server_closes_are_counted_as_well(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_route(models, "ab", SPLIT + SHADOW)
+    async with running(models, drain_timeout=0.05) as core:
+        hold_still(core, "candidate", monkeypatch)
+        for unit in range(5):
+            await ask(core, offramp_unit=unit)
+    assert copies(core) == {"shutdown": 5}
 
 
 async def test_a_shadow_that_fails_is_counted_and_harms_nobody(models: Path) -> None:
