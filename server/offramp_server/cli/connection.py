@@ -15,16 +15,19 @@ from offramp_server.cli.failures import UsageError, usage_errors
 DEFAULT_TARGET = "localhost:8001"
 
 
-def server_options(*, inherited: bool = False) -> argparse.ArgumentParser:
-    """A parent parser for commands that are clients.
+def server_options(*, optional: bool = False, inherited: bool = False) -> argparse.ArgumentParser:
+    """A parent parser for commands that are clients; `optional` for those that do without a server too.
 
     `inherited`: for an action of a command that has the options itself, which are then taken before and after it.
     """
     parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS if inherited else None)
-    target = argparse.SUPPRESS if inherited else os.environ.get("OFFRAMP_TARGET", DEFAULT_TARGET)
     group = parser.add_argument_group("server")
-    group.add_argument("--target", "--address", default=target, metavar="HOST:PORT",
-                       help=f"default: OFFRAMP_TARGET, or {DEFAULT_TARGET}")  # fmt: skip
+    default = None if optional else os.environ.get("OFFRAMP_TARGET", DEFAULT_TARGET)
+    words = f"default: OFFRAMP_TARGET, or {DEFAULT_TARGET}"
+    if optional:
+        words = "a running server; without it models run in this process"
+    group.add_argument("--target", "--address", default=argparse.SUPPRESS if inherited else default,
+                       metavar="HOST:PORT", help=words)  # fmt: skip
     group.add_argument("--timeout", type=float, metavar="SECONDS",
                        help="for one call; default 10, for loading and unloading 300")  # fmt: skip
     _add_token_options(group)

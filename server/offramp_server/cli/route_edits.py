@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tomlkit
+import tomlkit.items
 
 from offramp_server.errors import ConfigurationError
 
@@ -28,6 +32,44 @@ def set_entries(path: Path, list_name: str, entries: Sequence[Mapping[str, float
         for key, value in values.items():
             table[key] = value
     _replace(path, tomlkit.dumps(document))
+
+
+def with_fitted(text: str, combine: str, fitted: Mapping[str, Any], remark: Sequence[str]) -> str:
+    """A route.toml whose `combine` is this, and whose [fitted] is replaced, beginning with these lines of comment.
+
+    Raises ConfigurationError for a layout that cannot be edited.
+    """
+    if "combine" not in tomlkit.parse(text):
+        # Here, as the end of the top-level keys may lie behind a comment on the first table.
+        text = re.sub(r"(?m)^(kind\s*=.*)$", rf'\1\ncombine = "{combine}"', text, count=1)
+    document = tomlkit.parse(text)
+    document["combine"] = combine
+    table = tomlkit.table()
+    for line in remark:
+        table.add(tomlkit.comment(line))
+    for key, value in fitted.items():
+        table.add(key, _tables(value) if key == "members" else value)
+    document["fitted"] = table
+    edited = tomlkit.dumps(document)
+    if tomllib.loads(edited) != {**tomllib.loads(text), "combine": combine, "fitted": fitted}:
+        raise ConfigurationError(
+            "its layout leaves no place for what was fitted; begin it with kind on a line of its own"
+        )
+    return edited
+
+
+def _tables(entries: Sequence[Mapping[str, Any]]) -> tomlkit.items.AoT:
+    tables = tomlkit.aot()
+    for entry in entries:
+        tables.append(tomlkit.item(dict(entry)))
+    return tables
+
+
+def replace_file(path: Path, text: str, expected: str) -> None:
+    """Raises ConfigurationError if the file cannot be written, or is not what was `expected` any more."""
+    if path.read_text(encoding="utf-8") != expected:
+        raise ConfigurationError(f"{path}: has changed meanwhile, run this again")
+    _replace(path, text)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from offramp_adapters.confidence.temperature import TEMPERATURES
@@ -55,6 +55,16 @@ class EnsembleToml:
         self._check()
         members = tuple(entry.member() for entry in (self.fitted or self).members)
         return EnsembleRoute(members, self.combine, self.output, self.scale, self.quorum, self.margin, self._stack())
+
+    def unfitted(self, combine: Combine) -> EnsembleRoute:
+        """The route that numbers are to be fitted for; a stack is the mean until it has some. Raises ValueError."""
+        said = replace(self, combine=combine, fitted=None)
+        said._check()
+        return replace(said, combine="mean" if combine == "stack" else combine).definition()
+
+    @property
+    def has_stack(self) -> bool:
+        return self.fitted is not None and self.fitted.stack is not None
 
     def _check(self) -> None:
         if self.combine in ("mean", "stack") and any(member.weight is not None for member in self.members):

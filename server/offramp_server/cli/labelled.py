@@ -1,0 +1,92 @@
+"""Labelled examples as the inputs of a model or route: the data sets that training reads, for a command that asks."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from offramp_client.pictures import encoded
+from offramp_common.extras import needs_extra
+from offramp_compression.cli.limit import limited
+from offramp_compression.cli.options import open_data
+from open_inference.tensor import Array, encode_bytes
+
+from offramp_server.cli.asking import Asked
+from offramp_server.cli.failures import UsageError
+
+if TYPE_CHECKING:
+    from offramp_compression.data.dataset import Dataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """N examples: `inputs` in the order of the endpoint's, N first in each; `labels` int64 [N], in the order of the
+    endpoint's classes."""
+
+    inputs: tuple[Array, ...]
+    labels: NDArray[np.int64]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def open_labelled(options: argparse.Namespace, asked: Asked, classes: tuple[str, ...] | int) -> Labelled:
+    """The examples of `add_data_options` for an endpoint with these classes, or so many whose names nobody says.
+
+    Raises UsageError, or an OfframpError of the readers, if they do not fit.
+    """
+    names = classes if isinstance(classes, tuple) else None
+    read = _texts if asked.preprocess == "text" else open_data
+    data = read(options, classes=names)
+    count = len(classes) if isinstance(classes, tuple) else classes
+    if data.labels.max() >= count:
+        raise UsageError(
+            f'{options.data}: there is a label {data.labels.max()}, and "{asked.target}" has {count} classes: '
+            f"expected labels from 0 to {count - 1}"
+        )
+    inputs = tuple(map(_pictures, data.inputs)) if asked.preprocess == "image" else data.inputs
+    if len(inputs) != len(asked.endpoint.inputs):
+        takes = ", ".join(map(str, asked.endpoint.inputs))
+        raise UsageError(
+            f'{options.data}: has {len(inputs)} arrays for each example, and "{asked.target}" takes {takes}'
+        )
+    return Labelled(inputs, data.labels, _digest(data))
+
+
+def _texts(options: argparse.Namespace, classes: tuple[str, ...] | None) -> Dataset:
+    """BYTES [N, 1]."""
+    with needs_extra("compression", "reading data"):
+        from offramp_compression.data.dataset import Dataset, aligned
+        from offramp_compression.data.sources import open_texts
+    if options.tokenizer is not None:
+        raise UsageError("the model takes texts, and has a tokenizer of its own; leave --tokenizer out")
+    texts = open_texts(options.data, options.part, options.format)
+    column = np.array([text.encode() for text in texts.texts], dtype=object)[:, None]
+    data = Dataset((column,), texts.labels, texts.class_names)
+    data = data.take(limited(data.labels, options.limit, options.seed))
+    return data if classes is None else aligned(data, classes, str(options.data))
+
+
+def _pictures(pixels: Array) -> Array:
+    """PNG files, BYTES [N, 1], of uint8 [N, C, H, W]."""
+    if pixels.dtype != np.uint8:
+        raise UsageError(f"the model takes pictures; expected data of pixels (uint8), got {pixels.dtype}")
+    files = [encoded(np.ascontiguousarray(each.transpose(1, 2, 0))) for each in pixels]
+    column = np.empty((len(files), 1), dtype=object)
+    column[:, 0] = files
+    return column
+
+
+def _digest(data: Dataset) -> str:
+    """As the data set's own, which knows no texts."""
+    if not any(array.dtype == object for array in data.inputs):
+        return data.digest()
+    state = hashlib.sha256(repr(data.class_names).encode() + data.labels.tobytes())
+    for array in data.inputs:
+        state.update(encode_bytes(array.ravel().tolist()))
+    return state.hexdigest()
