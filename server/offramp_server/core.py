@@ -99,7 +99,7 @@ def build_core(repository: Path, settings: Settings) -> Core:
     database = open_store(repository, settings.store, (AUDITS, ROUTE_SETTINGS))
     epochs = Epochs(database, time.time)
     routes = RouteTable(models, epochs.current)
-    live_routes = LiveRoutes(routes, RouteSettings(database))
+    live_routes = LiveRoutes(routes, RouteSettings(database), lambda: load_monitor.level)
     catalog = Catalog(repository, models, live_routes)
     admission = Admission(settings.limits.max_in_flight)
     preprocessing = PreprocessPool(settings.preprocess.threads or max(1, usable_cores() // 2))
@@ -110,6 +110,7 @@ def build_core(repository: Path, settings: Settings) -> Core:
     routes.on_remove = follow_ups.drop
     recorder = Recorder(database, epochs, time.time)
     load_monitor = LoadMonitor(settings.load, backend.schedulers, lambda: admission.in_flight, stats)
+    load_monitor.on_change = live_routes.notify
     follower = Follower(routes, runner, follow_ups, recorder, stats, load_monitor.arrival)
     serving = Serving(models, routes, catalog, admission, runner, follower, stats, live_routes)
     return Core(

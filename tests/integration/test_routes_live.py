@@ -175,6 +175,22 @@ def test_a_route_is_listed_loaded_and_reloaded_like_a_model_and_its_file_wins(mo
         assert [change.kind for change in client.route_changes("blend")] == ["file", "updated"]
 
 
+def test_a_change_outlasts_a_restart_and_a_kill(models: Path) -> None:
+    with running(models) as (server, client):
+        before = client.update_route("blend", {"weight.one": 0})
+        # As hard as it can: what was answered is on disk.
+        server.process.kill()
+        server.process.wait(PATIENCE)
+    with running(models) as (_, client):
+        after = client.route("blend")
+        assert (after.etag, after.settings, after.updated_at) == (before.etag, before.settings, before.updated_at)
+        assert who_answers(client) == "two:1"
+        write_route(models, "blend", BLEND.replace("3.0", "4.0"))
+    with running(models) as (_, client):
+        assert client.route("blend").settings["weight.one"] == 4
+        assert [change.by for change in client.route_changes("blend")] == ["route.toml", before.updated_by]
+
+
 def token(name: str) -> str:
     return f"{name}-token-of-a-test"
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from eventually import PATIENCE
 from live_fakes import Dials, Models, file_of, table_of
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.single import SingleRoute
+from offramp_adapters.routes.strategy import Level
 from offramp_server.endpoints import RouteInfo
 from offramp_server.errors import (
     ConfigurationError,
@@ -39,7 +40,8 @@ class Rig:
     table: RouteTable
     store: SettingsStore
     live: LiveRoutes
-    clock: list[float] = field(default_factory=lambda: [1000.0])
+    clock: list[float]
+    level: list[Level]
 
     async def set(self, by: str = "ana", etag: str = "", **values: float) -> RouteInfo:
         return await self.live.update("r", SettingsUpdate(values, etag=etag), by)
@@ -57,9 +59,10 @@ async def rig(path: Path | None = None, store: SettingsStore | None = None) -> A
     """A server's routes; with a path a second one is the first one started again."""
     database = Database(path, (ROUTE_SETTINGS,))
     try:
-        models, clock = Models(), [1000.0]
+        models, clock, level = Models(), [1000.0], [Level.NORMAL]
         table, store = table_of(models), store or RouteSettings(database)
-        yield Rig(models, table, store, LiveRoutes(table, store, now=lambda: clock[0]), clock)
+        live = LiveRoutes(table, store, lambda: level[0], lambda: clock[0])
+        yield Rig(models, table, store, live, clock, level)
     finally:
         await database.close()
 
@@ -345,6 +348,15 @@ async def test_a_watch_sees_the_state_at_once_and_each_change() -> None:
             server.live.remove("r")
             assert await anext(watch) == []
         await watch.aclose()
+
+
+async def test_a_watch_tells_the_level_of_load() -> None:
+    async with serving() as server:
+        watch = server.live.watch()
+        assert [route.level for route in await anext(watch)] == ["normal"]
+        server.level[0] = Level.OVERLOADED
+        server.live.notify()
+        assert [route.level for route in await anext(watch)] == ["overloaded"]
 
 
 async def test_who_reads_slowly_keeps_nobody_waiting_and_gets_the_latest_state() -> None:

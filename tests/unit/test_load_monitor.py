@@ -163,3 +163,15 @@ def test_without_the_controller_the_level_is_always_normal() -> None:
         assert await bench.pass_time(5.0) is Level.NORMAL
 
     play(scenario, LoadSettings(enabled=False, target_wait=SECONDS))
+
+
+def test_whoever_wants_to_know_is_told_of_each_change() -> None:
+    async def scenario(bench: Bench) -> None:
+        told: list[Level] = []
+        bench.monitor.on_change = lambda: told.append(bench.monitor.level)
+        await bench.ask(20)
+        await bench.pass_time(0.5)
+        assert told[-1] is Level.OVERLOADED
+        assert len(told) == sum(bench.stats.load_level_changes.values())
+
+    play(scenario)

@@ -38,6 +38,8 @@ class LoadMonitor:
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """`in_flight`: requests inside the server. `clock`: monotonic nanoseconds, as requests' arrivals."""
+        # Called after every change of the level.
+        self.on_change: Callable[[], None] = lambda: None
         self._settings = settings
         self._schedulers = schedulers
         self._in_flight = in_flight
@@ -78,6 +80,7 @@ class LoadMonitor:
         if level is not before:
             self._stats.load_level_changes[before, level] += 1
             log.info("load: %s, was %s", level.name.lower(), before.name.lower())
+            self.on_change()
         # There is nothing below idle, and nothing to be seen while nothing comes.
         resting = level is Level.IDLE and not self._in_flight()
         self._timer = None if resting else self._loop.call_later(LOOK_SECONDS, self._look)
