@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from exit_fakes import CLASSES, IMAGE, LOGITS, SENTENCE, ask, cascade, endpoint, hidden, route, segment, segments
+from exit_fakes import (
+    CLASSES,
+    IMAGE,
+    LOGITS,
+    SENTENCE,
+    ask,
+    cascade,
+    endpoint,
+    hidden,
+    request,
+    route,
+    segment,
+    segments,
+)
 from exit_fakes import Stages as Played
 from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.control.rules import LoadRule
 from offramp_adapters.routes.early_exit import EarlyExit, EarlyExitRoute, Stage
 from offramp_adapters.routes.live import Live
 from offramp_adapters.routes.plan import Target
-from offramp_adapters.routes.strategy import Endpoint, Level, RouteInvalid, TensorFacts
+from offramp_adapters.routes.strategy import Endpoint, Level, Query, RouteInvalid, TensorFacts
 
 S1, S2 = Target("s1"), Target("s2")
 LABELLED = TensorFacts("logits", "FP32", (CLASSES,), ("cat", "dog", "owl"))
@@ -256,3 +271,32 @@ def test_the_scale_of_probabilities_is_known_by_name_or_said() -> None:
     assert bind(endpoint(outputs=outputs), endpoint(outputs=outputs)).exits.stages[0].scale == "probabilities"
     said = route([0.8], scale="probabilities")
     assert ask(cascade(said), Played(lambda number, item: (0, 0.9))).parameters["offramp_exit"] == "s2"
+
+
+def kept_by_stages(devices: Sequence[str], outputs: Sequence[TensorFacts] = ()) -> list[frozenset[str]]:
+    """What the runs of a request that goes through all stages keep, for segments on these devices."""
+    definition = route([0.9] * (len(devices) - 1))
+    bound = {}
+    for number, (target, device) in enumerate(zip(definition.targets, devices, strict=True), 1):
+        each = segment(number, len(devices))
+        bound[target] = replace(each, device=device, outputs=(*each.outputs, *outputs))
+    plan = definition.bind(bound).plan(Query({}, request(1), lambda: 0.5))
+    models, step = Played(lambda number, item: (0, 0.5)), next(plan)
+    kept = [step.runs[0].keep]
+    for _ in devices[1:]:
+        step = plan.send((models(step.runs[0], request(1)),))
+        kept.append(step.runs[0].keep)
+    return kept
+
+
+def test_hidden_state_stays_in_the_worker_between_segments_on_one_device() -> None:
+    assert kept_by_stages(["cpu"] * 3) == [{"hidden_1_1"}, {"hidden_2_1"}, frozenset()]
+
+
+def test_it_travels_to_another_device_or_where_the_device_is_not_known() -> None:
+    assert kept_by_stages(["cpu", "cuda:0", "cuda:0"]) == [frozenset(), {"hidden_2_1"}, frozenset()]
+    assert kept_by_stages([""] * 3) == [frozenset()] * 3
+
+
+def test_an_output_that_clients_get_travels_although_the_next_stage_takes_it() -> None:
+    assert kept_by_stages(["cpu"] * 3, outputs=[hidden(1)]) == [frozenset(), {"hidden_2_1"}, frozenset()]

@@ -37,7 +37,8 @@ def bind(route: EarlyExitRoute, endpoints: Mapping[Target, Endpoint]) -> tuple[F
     _check_judging(route, bound, decides)
     outputs = _shared(route, bound)
     stages = tuple(
-        _stage(route, bound, number, starts, deciding[stage.target]) for number, stage in enumerate(route.stages)
+        _stage(route, bound, number, starts, deciding[stage.target], outputs)
+        for number, stage in enumerate(route.stages)
     )
     largest = [each.max_batch_size for each in bound]
     gives = next(target for target in reversed(deciding) if deciding[target].facts.labels == decides.facts.labels)
@@ -176,10 +177,18 @@ def _check_judging(route: EarlyExitRoute, bound: Sequence[Endpoint], decides: De
 
 
 def _stage(
-    route: EarlyExitRoute, bound: Sequence[Endpoint], number: int, starts: Sequence[int], decides: Deciding
+    route: EarlyExitRoute,
+    bound: Sequence[Endpoint],
+    number: int,
+    starts: Sequence[int],
+    decides: Deciding,
+    outputs: Sequence[str],
 ) -> BoundStage:
     stage, endpoint = route.stages[number], bound[number]
-    hands_on = number + 1 < len(starts) and starts[number + 1] == starts[number]
+    hands_on: tuple[str, ...] = ()
+    if number + 1 < len(starts) and starts[number + 1] == starts[number]:
+        hands_on = tuple(facts.name for facts in bound[number + 1].inputs)
+    stays = bool(hands_on and endpoint.device) and endpoint.device == bound[number + 1].device
     inputs_are = (
         "" if starts[number] == number else f"what stage {quoted(route.stages[number - 1].label)} has handed on"
     )
@@ -187,10 +196,10 @@ def _stage(
     softmax: SoftmaxScore = next((each for each in SOFTMAX if each == score), SOFTMAX[0])
     return BoundStage(
         stage.label, stage.target, starts[number],
-        tuple(facts.name for facts in bound[number + 1].inputs) if hands_on else (),
-        inputs_are, decides.name, endpoint.max_batch_size > 0, decides.scale, stage.temperature, softmax,
+        hands_on, inputs_are, decides.name, endpoint.max_batch_size > 0, decides.scale, stage.temperature, softmax,
         # The reference may well be one model.
         score == AGREEMENT and AGREEMENT in endpoint.scores,
+        frozenset(hands_on).difference(outputs) if stays else frozenset(),
     )  # fmt: skip
 
 

@@ -26,6 +26,9 @@ class Group:
     # What they have been handed for the stage `next`; None: nothing, or it was lost.
     handed: Sequence[Tensor] | None = None
     next: int = 0
+    # Whether hidden state may stay in the worker. Once it was lost it travels: then the server can tell which of the
+    # requests there it is that ends workers, and no other loses anything with it.
+    keeps: bool = True
 
 
 def computed(stages: Sequence[BoundStage], number: int, group: Group) -> Plan[Answer]:
@@ -36,12 +39,12 @@ def computed(stages: Sequence[BoundStage], number: int, group: Group) -> Plan[An
     losses = 0
     while True:
         try:
-            answer = yield from alone(_run(stages[at], at, group))
+            answer = yield from alone(_run(stages, at, group))
         except StateLost:
             losses += 1
             if losses > MAX_LOSSES:
                 raise
-            group.handed, at = None, start
+            group.handed, group.keeps, at = None, False, start
             continue
         if at == number:
             return answer
@@ -60,8 +63,12 @@ def rows_of(tensors: Sequence[Tensor], rows: Sequence[int], count: int) -> Seque
     return tensors if len(rows) == count else take(tensors, rows)
 
 
-def _run(stage: BoundStage, number: int, group: Group) -> Run:
-    if stage.start != number:
-        return Run(stage.target, group.handed, stage.inputs_are, depth=number)
-    inputs = None if group.places is None else take(group.inputs, group.places)
-    return Run(stage.target, inputs, depth=number)
+def _run(stages: Sequence[BoundStage], number: int, group: Group) -> Run:
+    stage = stages[number]
+    inputs = group.handed
+    if stage.start == number:
+        inputs = None if group.places is None else take(group.inputs, group.places)
+    return Run(
+        stage.target, inputs, stage.inputs_are, depth=number, may_continue=number + 1 < len(stages),
+        keep=stage.keep if group.keeps else frozenset(),
+    )  # fmt: skip

@@ -40,6 +40,9 @@ class BoundStage:
     score: SoftmaxScore
     # Its score is the one that the ensemble below gives.
     by_agreement: bool = False
+    # Those of `hands_on` that can stay in the worker: the next stage is computed on the same device, and nobody else
+    # takes them.
+    keep: frozenset[str] = frozenset()
 
     def judge(self, answer: Answer) -> tuple[list[int | None], list[float]]:
         """The class of each item (None: there is none), and the score (NaN: unknown)."""

@@ -80,12 +80,13 @@ class ThreadExecutor:
 
     def _compute(self) -> None:
         while (job := self._jobs.get()) is not None:
-            report = self._compute_one(*job)
             try:
-                self._loop.call_soon_threadsafe(report)
+                self._loop.call_soon_threadsafe(self._compute_one(*job))
             except RuntimeError:
                 # The loop was closed under us: nobody is left to answer.
                 return
+            # The next one may be long in coming, and what this one refers to would be kept until then.
+            del job
 
     def _compute_one(self, batch: Batch, inputs: Sequence[Tensor]) -> Callable[[], None]:
         """Compute, and return what the loop is to do about it."""
