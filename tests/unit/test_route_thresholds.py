@@ -66,6 +66,18 @@ def test_the_chosen_point_is_the_cheapest_that_one_exit_allows() -> None:
             assert chosen.cost <= point.cost + 0.15
 
 
+def test_an_exit_is_used_where_only_hard_items_are_left_to_it() -> None:
+    """The items that the second exit is surest of have left at the first one; what remains still pays."""
+    draw = np.random.default_rng(0)
+    easy = draw.uniform(size=1000) < 0.7
+    first = np.where(easy, 0.99, 0.1)
+    second = np.where(easy, 0.99, draw.uniform(0.5, 0.9, 1000))
+    found = Evidence(np.stack([first, second]), np.stack([easy, second > 0.6]), np.array([1.0, 5.0, 100.0]))
+    chosen = choose(curve(found), 0.99, 0.05)
+    assert chosen.shares[0] == pytest.approx(easy.mean())
+    assert chosen.shares[1] > 0.15
+
+
 def test_an_agreement_that_nothing_shows_leaves_everything_to_the_reference() -> None:
     assert choose(curve(evidence(1, 20)), 0.999, 0.05).shares[-1] == 1.0
 

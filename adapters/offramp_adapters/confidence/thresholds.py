@@ -17,12 +17,17 @@ from offramp_adapters.confidence.binomial import upper_bound
 Floats: TypeAlias = npt.NDArray[np.float64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
+Thresholds: TypeAlias = tuple[float, ...]
+
 # A threshold that no score reaches.
 NEVER = 2.0
-# Values of each threshold that are tried: as many quantiles of its scores.
+# Values of each threshold on the curve around each choice: as many quantiles of its scores.
 CANDIDATES = 200
-# Steps on the way from one candidate to another; the long ones get past stretches where a short one changes nothing.
-_STRIDES = (1, 4, 16, 64)
+# Prices of a disagreement, in items that go through all stages: the lowest lets everything leave, the highest nothing
+# that has ever disagreed.
+_PRICES = (1e4, 1e-2)
+_PRICE_STEPS = 40
+_MOST_SWEEPS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +58,7 @@ class Point:
     """One choice of thresholds, and what it comes to on some evidence."""
 
     # One for each exit.
-    thresholds: tuple[float, ...]
+    thresholds: Thresholds
     disagreements: int
     examples: int
     # Mean seconds per item.
@@ -66,12 +71,10 @@ class Point:
         return 1.0 - self.disagreements / self.examples
 
 
-def outcome(evidence: Evidence, thresholds: tuple[float, ...]) -> Point:
+def outcome(evidence: Evidence, thresholds: Thresholds) -> Point:
     """What these thresholds come to: every item leaves at the first exit that is sure enough."""
     exits = len(evidence.costs) - 1
-    # NaN is no number that reaches anything.
-    sure = evidence.scores >= np.asarray(thresholds)[:, None]
-    left_at = np.where(sure.any(axis=0), sure.argmax(axis=0), exits)
+    left_at = stages_left_at(evidence, thresholds)
     early = left_at < exits
     agrees = evidence.agrees[left_at[early], np.flatnonzero(early)]
     counts = np.bincount(left_at, minlength=exits + 1)
@@ -80,16 +83,28 @@ def outcome(evidence: Evidence, thresholds: tuple[float, ...]) -> Point:
     return Point(thresholds, int((~agrees).sum()), evidence.examples, cost, shares)
 
 
+def stages_left_at(evidence: Evidence, thresholds: Thresholds) -> npt.NDArray[np.int64]:
+    """[N]: the stage that answers each item; the reference comes after all exits."""
+    # NaN is no number that reaches anything.
+    sure = evidence.scores >= np.asarray(thresholds)[:, None]
+    return np.where(sure.any(axis=0), sure.argmax(axis=0), len(sure))
+
+
 def curve(evidence: Evidence) -> list[Point]:
-    """Points from "all defer" to "all leave at the first exit", each reached from the one before by lowering the one
-    threshold that saves most for each new disagreement (a greedy walk; with one exit it visits every candidate)."""
-    candidates = [_candidates(scores) for scores in evidence.scores]
-    places = [0] * len(candidates)
-    points = [outcome(evidence, tuple(values[0] for values in candidates))]
-    while (step := _best_step(evidence, candidates, places, points[-1])) is not None:
-        places, point = step
-        points.append(point)
-    return points
+    """Choices from the dearest, "all defer", to the cheapest. Of the others none is both cheaper and in better
+    agreement than another.
+
+    For each of many prices of a disagreement, thresholds are made better one at a time until none can be (coordinate
+    descent; each step is exact). With one exit these are the best there are; with several a better one may be missed.
+    """
+    thresholds = all_defer = (NEVER,) * len(evidence.scores)
+    found: set[Thresholds] = set()
+    for price in np.geomspace(*_PRICES, _PRICE_STEPS) * evidence.costs.sum():
+        thresholds = _descended(evidence, thresholds, float(price))
+        for exit in range(len(thresholds)):
+            found.update(_line(evidence, thresholds, exit))
+    others = _frontier([outcome(evidence, each) for each in found - {all_defer}])
+    return [outcome(evidence, all_defer), *others]
 
 
 def choose(points: list[Point], agreement: float, delta: float) -> Point:
@@ -106,31 +121,62 @@ def _disagreement_bound(point: Point, delta: float) -> float:
     return 0.0 if early == 0 else upper_bound(point.disagreements, point.examples, delta)
 
 
-def _candidates(scores: Floats) -> list[float]:
-    """Thresholds from one that nothing reaches down to one that everything reaches."""
-    finite = scores[np.isfinite(scores)]
-    if not len(finite):
-        return [NEVER]
-    values = np.unique(np.quantile(finite, np.linspace(0, 1, CANDIDATES), method="higher"))
-    return [NEVER, *(float(value) for value in values[::-1])]
+def _descended(evidence: Evidence, thresholds: Thresholds, price: float) -> Thresholds:
+    """Thresholds that no change of a single one makes better, beginning with these."""
+    for _ in range(_MOST_SWEEPS):
+        before = thresholds
+        for exit in range(len(thresholds)):
+            thresholds = _with(thresholds, exit, _best(evidence, thresholds, exit, price))
+        if thresholds == before:
+            break
+    return thresholds
 
 
-def _best_step(
-    evidence: Evidence, candidates: list[list[float]], places: list[int], now: Point
-) -> tuple[list[int], Point] | None:
-    best: tuple[float, list[int], Point] | None = None
-    for moved in _moves(candidates, places):
-        point = outcome(evidence, tuple(values[place] for values, place in zip(candidates, moved, strict=True)))
-        added = max(0, point.disagreements - now.disagreements)
-        worth = (now.cost - point.cost) / (added + 1)
-        if best is None or worth > best[0]:
-            best = (worth, moved, point)
-    return None if best is None else (best[1], best[2])
+def _best(evidence: Evidence, thresholds: Thresholds, exit: int, price: float) -> float:
+    """The threshold of one exit for which seconds and disagreements come cheapest, the others being as they are."""
+    here, now, later = _alternatives(evidence, thresholds, exit, price)
+    scores = evidence.scores[exit, here]
+    order = np.argsort(-scores, kind="stable")
+    # What it comes to if the surest 0, 1, 2, ... leave here.
+    totals = np.concatenate([[0.0], np.cumsum((now - later)[order])])
+    ranked = scores[order]
+    # Equal scores leave together.
+    possible = np.concatenate([[True], ranked[:-1] != ranked[1:], [True]]) if len(ranked) else np.array([True])
+    count = int(np.where(possible, totals, np.inf).argmin())
+    return NEVER if count == 0 else float(ranked[count - 1])
 
 
-def _moves(candidates: list[list[float]], places: list[int]) -> Iterator[list[int]]:
-    for exit, values in enumerate(candidates):
-        strides = _STRIDES if len(candidates) > 1 else _STRIDES[:1]
-        for place in {min(places[exit] + stride, len(values) - 1) for stride in strides}:
-            if place > places[exit]:
-                yield [*places[:exit], place, *places[exit + 1 :]]
+def _alternatives(
+    evidence: Evidence, thresholds: Thresholds, exit: int, price: float
+) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    """Items that come to this exit with a score, and the price of each if it leaves here, and if it goes on."""
+    without = stages_left_at(evidence, _with(thresholds, exit, NEVER))
+    here = np.flatnonzero((without > exit) & np.isfinite(evidence.scores[exit]))
+    costs = np.cumsum(evidence.costs)
+    # The reference agrees with itself.
+    agrees = np.vstack([evidence.agrees, np.ones(evidence.examples, np.bool_)])
+    goes_on = without[here]
+    now = costs[exit] + price * ~agrees[exit, here]
+    later = costs[goes_on] + price * ~agrees[goes_on, here]
+    return here, now, later
+
+
+def _line(evidence: Evidence, thresholds: Thresholds, exit: int) -> Iterator[Thresholds]:
+    """The same with other thresholds of one exit: quantiles of its scores."""
+    finite = evidence.scores[exit][np.isfinite(evidence.scores[exit])]
+    if len(finite):
+        for value in np.unique(np.quantile(finite, np.linspace(0, 1, CANDIDATES), method="higher")):
+            yield _with(thresholds, exit, float(value))
+
+
+def _with(thresholds: Thresholds, exit: int, value: float) -> Thresholds:
+    return (*thresholds[:exit], value, *thresholds[exit + 1 :])
+
+
+def _frontier(points: list[Point]) -> list[Point]:
+    """Those that nothing beats, the dearest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, point.disagreements)):
+        if not best or point.disagreements < best[-1].disagreements:
+            best.append(point)
+    return best[::-1]
