@@ -1,6 +1,8 @@
 # CPU image of `offramp serve`. Not built where it was written: there was no container engine there.
 #   docker build -t offramp .
 #   docker run --read-only --tmpfs /tmp -p 8001:8001 -p 8002:8002 -v "$PWD/models:/models:ro" offramp
+# Audits and settings that are changed live outlast the container on a volume:
+#   -v offramp-state:/state -e OFFRAMP_STORE__PATH=/state/offramp.sqlite3
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -14,7 +16,7 @@ RUN python -m venv /opt/offramp \
  && /opt/offramp/bin/pip install --no-cache-dir -c constraints.txt '.[server,otel,image,text]'
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 offramp
+RUN useradd --system --uid 10001 offramp && install -d -o offramp /state
 COPY --from=build /opt/offramp /opt/offramp
 ENV PATH=/opt/offramp/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER offramp

@@ -277,6 +277,12 @@ def exit_totals(connection: sqlite3.Connection, epoch: int) -> dict[int, ExitTot
     return {row[0]: ExitTotals(*row[1:]) for row in connection.execute(columns, (epoch,))}
 
 
+def reference_stage(connection: sqlite3.Connection, epoch: int) -> int | None:
+    """The last stage's number; None: no item was compared with it, or none is kept."""
+    row = connection.execute("SELECT stages - 1 FROM exits WHERE epoch = ? LIMIT 1", (epoch,)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def shadow_totals(connection: sqlite3.Connection, epoch: int) -> dict[tuple[str, str], ShadowTotals]:
     """By arm and shadow."""
     columns = "SELECT arm, shadow, items, agreed, disagreed, lost FROM shadow_totals WHERE epoch = ?"
