@@ -199,9 +199,16 @@ async def test_an_ensemble_whose_members_agree_answers_at_once(models: Path) -> 
         assert (exits(apart), apart.parameters["offramp_models"]) == (["s3"], "s3:1")
         together = await serving.infer(request(rows(HARD), "choir-first"))
         assert (exits(together), together.parameters["offramp_models"]) == (["choir"], "s1:1,s2:1")
-        # Said to the route that was called, not to the one that it runs.
-        early = await serving.infer(request(rows(HARD), "committee-first", parameters={"offramp_max_exit": "1"}))
-        assert exits(early) == ["committee"]
+
+
+async def test_what_was_said_to_a_route_is_not_said_to_the_routes_that_it_runs(models: Path) -> None:
+    write_route(models, "outer", exit_route(["r", "s3"], [0.9]))
+    async with serve_in_process(models) as serving:
+        wanted = {"offramp_max_exit": "r", "offramp_min_confidence": "0.99", "offramp_route": "early_exit"}
+        response = await serving.infer(request(rows(MIDDLE, EASY), "outer", parameters=wanted))
+        # There is no stage "r" in r, and its exits ask for what they always do.
+        assert exits(response) == ["r", "r"]
+        assert response.parameters["offramp_models"] == "s1:1,s2:1"
 
 
 async def test_requests_choose_their_way_and_are_told_what_ways_there_are(models: Path) -> None:

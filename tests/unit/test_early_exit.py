@@ -12,7 +12,18 @@ from offramp_adapters.audits.observation import ExitObservation
 from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.control.rules import LoadRule
 from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
-from offramp_adapters.routes.plan import Answer, FollowUp, Parameters, RouteRefused, Shed, StateLost, Target
+from offramp_adapters.routes.plan import (
+    Answer,
+    FollowUp,
+    Parameters,
+    ParameterValue,
+    RouteRefused,
+    Run,
+    Shed,
+    StateLost,
+    Target,
+    Together,
+)
 from offramp_adapters.routes.strategy import Level, Query, TensorFacts
 from open_inference.tensor import Tensor
 
@@ -249,6 +260,19 @@ def test_patience_over_numbers_goes_by_the_route_s_tolerance() -> None:
     [early, deferred] = answer.observations
     assert (deferred.agreed, deferred.served, deferred.reference) == ((False, True), None, None)
     assert (early.exit, early.scores, early.served) == (1, (0.0, 1.0), None)
+
+
+def test_a_run_says_whether_its_items_may_go_on_and_which_parameters_are_not_for_routes_below() -> None:
+    def first(**parameters: ParameterValue) -> Run:
+        step = next(cascade(route([0.8])).plan(Query(parameters, request(1), lambda: 0.5)))
+        assert isinstance(step, Together)
+        [run] = step.runs
+        return run
+
+    assert first().may_continue
+    assert not first(offramp_max_exit="s1").may_continue
+    assert not first(offramp_route="model:s1").may_continue
+    assert first().heeded == {"offramp_route", "offramp_max_exit", "offramp_min_confidence"}
 
 
 # Segments

@@ -103,7 +103,8 @@ class Witness:
         number = items[0].exit
         stage, answer = self._exits.stages[number], self._answers[number]
         whole = len(items) == len(self._items)
-        group = Group(self._query.inputs, None if whole else [item.place for item in items], None, number + 1)
+        places = None if whole else [item.place for item in items]
+        group = Group(self._query.inputs, self._exits.last, places, next=number + 1)
         if stage.hands_on and self._exits.stages[self._exits.last].start <= number:
             group.handed = self._rows(handed_on(stage, answer), [item.rows[-1] for item in items])
         return group

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from open_inference.tensor import Tensor
 
 from offramp_adapters.routes.exit_stages import BoundStage
+from offramp_adapters.routes.exit_wishes import HEEDED
 from offramp_adapters.routes.plan import Answer, Plan, Run, StateLost, alone
 from offramp_adapters.routes.rows import take
 
@@ -21,6 +22,8 @@ class Group:
 
     # What the request has brought, of all its items.
     inputs: Sequence[Tensor]
+    # The deepest stage that they may come to.
+    last: int
     # Which of them these are, in ascending order; None: all.
     places: list[int] | None = None
     # What they have been handed for the stage `next`; None: nothing, or it was lost.
@@ -69,6 +72,6 @@ def _run(stages: Sequence[BoundStage], number: int, group: Group) -> Run:
     if stage.start == number:
         inputs = None if group.places is None else take(group.inputs, group.places)
     return Run(
-        stage.target, inputs, stage.inputs_are, depth=number, may_continue=number + 1 < len(stages),
-        keep=stage.keep if group.keeps else frozenset(),
+        stage.target, inputs, stage.inputs_are, depth=number, may_continue=number < group.last,
+        keep=stage.keep if group.keeps else frozenset(), heeded=HEEDED,
     )  # fmt: skip

@@ -32,7 +32,7 @@ class Passage:
 
     def plan(self) -> Plan[Answer]:
         self._check_batch()
-        group = Group(self._query.inputs, next=self._wish.first)
+        group = Group(self._query.inputs, self._wish.last, next=self._wish.first)
         here: list[Item] = []
         for number in range(self._wish.first, self._wish.last + 1):
             answer = yield from computed(self._exits.stages, number, group)
