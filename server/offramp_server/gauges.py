@@ -9,6 +9,7 @@ from offramp_adapters.routes.parts import parts_of
 
 from offramp_server.core import Core
 from offramp_server.routing.binding import BoundRoute
+from offramp_server.routing.overrides import settings_of
 from offramp_server.telemetry.gauges import (
     FollowUpGauges,
     Gauges,
@@ -53,7 +54,8 @@ def _routes(core: Core) -> Iterator[RouteGauges]:
         assert route is not None
         exits = tuple(part.label for part in parts_of(route.definition) if part.role == STAGE)
         epoch = route.bound.epoch if isinstance(route.bound, BoundRoute) else None
-        yield RouteGauges(name, route.epoch, exits, None if epoch is None or not exits else rate(epoch.total))
+        disagreement = None if epoch is None or not exits else rate(epoch.total)
+        yield RouteGauges(name, route.epoch, exits, disagreement, settings_of(route.definition))
 
 
 def _store(core: Core) -> StoreGauges:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from classifiers import write_classifier, write_route
 from eventually import PATIENCE
+from metrics_page import metric
 from offramp_client import Aborted, Client, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from offramp_server.cli.main import main
 from server_process import ServerProcess, serving
@@ -104,6 +105,13 @@ def test_a_change_is_for_the_next_request_and_fails_none(models: Path) -> None:
         assert answered > 0
 
 
+def test_metrics_show_what_is_set(models: Path) -> None:
+    with running(models) as (server, client):
+        for weight in (3.0, 0.5):
+            client.update_route("blend", {"weight.one": weight})
+            assert metric(server, "offramp_route_setting", route="blend", setting="weight.one") == weight
+
+
 def test_of_two_writers_one_is_told_that_the_other_was_first(models: Path) -> None:
     with running(models) as (server, ana), Client(server.grpc) as ben:
         etag = ana.route("blend").etag
@@ -133,20 +141,26 @@ def test_what_a_route_cannot_be_is_refused_with_what_would_do(models: Path) -> N
 
 def test_a_watch_sees_changes_loads_and_unloads_and_ends_when_the_server_drains(models: Path) -> None:
     with running(models) as (server, client):
-        watch, one = client.watch_routes(), client.watch_route("blend")
+        watch, one, slow = client.watch_routes(), client.watch_route("blend"), client.watch_route("blend")
         assert list(next(watch)) == ["blend", "stable"]
         assert next(one).settings["weight.one"] == 3
 
         client.update_route("blend", {"weight.one": 2})
         assert next(watch)["blend"].settings["weight.one"] == 2
         assert next(one).settings["weight.one"] == 2
+        next(slow)
+        for number in range(100):
+            # Nobody waits for who does not read.
+            last = client.update_route("blend", {"weight.one": number}).etag
+        assert last in (route.etag for route in slow)
+        assert last in (routes["blend"].etag for routes in watch)
         client.unload_model("stable")
         assert list(next(watch)) == ["blend"]
         client.load_model("stable")
         assert list(next(watch)) == ["blend", "stable"]
 
         server.process.send_signal(signal.SIGTERM)
-        for states in (watch, one):
+        for states in (watch, one, slow):
             with pytest.raises(Unavailable, match="draining"):
                 list(states)
         assert server.process.wait(PATIENCE) == 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from offramp_server.engine_report import EngineReport
 
@@ -43,6 +43,8 @@ class RouteGauges:
     exits: tuple[str, ...] = ()
     # Estimated share of answers that differ from the reference's; None: nothing is known.
     disagreement: float | None = None
+    # What can be changed live, as it is now.
+    settings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from offramp_server.errors import InvalidRequest
 from offramp_server.telemetry.audit_metrics import follow_up_families, seen_families, store_families
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
 from offramp_server.telemetry.process import resident_bytes
-from offramp_server.telemetry.route_metrics import arm_families, load_families
+from offramp_server.telemetry.route_metrics import arm_families, load_families, setting_families
 from offramp_server.telemetry.stats import Histogram, ModelStats, Stats
 from offramp_server.telemetry.triton_metrics import triton_families
 
@@ -108,7 +108,9 @@ class OfframpCollector(Collector):
         yield from _server_counters(self._stats, models)
         yield from load_families(self._stats, self._gauges.load_level())
         yield from arm_families(self._stats)
-        yield from seen_families(self._stats, list(self._gauges.routes()))
+        routes = list(self._gauges.routes())
+        yield from seen_families(self._stats, routes)
+        yield from setting_families(routes)
         under_way = self._gauges.follow_ups()
         yield from follow_up_families(self._stats, under_way.count, under_way.bytes)
         yield from store_families(self._gauges.store())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from offramp_adapters.routes.strategy import Level
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from offramp_server.telemetry.gauges import RouteGauges
 from offramp_server.telemetry.stats import Stats
 
 ARM_LABELS = ("route", "arm")
@@ -45,3 +46,15 @@ def arm_families(stats: Stats) -> Iterator[Metric]:
             histogram = counters.request_seconds
             seconds.add_metric((name, arm), histogram.cumulative(), histogram.sum)
     yield from (requests, seconds)
+
+
+def setting_families(routes: Iterable[RouteGauges]) -> Iterator[Metric]:
+    settings = GaugeMetricFamily(
+        "offramp_route_setting",
+        "What can be changed of a route while it runs: thresholds, weights, shares, the rate of audits.",
+        labels=("route", "setting"),
+    )
+    for route in routes:
+        for key, value in route.settings.items():
+            settings.add_metric((route.route, key), value)
+    yield settings
