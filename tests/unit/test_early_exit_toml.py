@@ -11,7 +11,7 @@ from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Level
 from offramp_server.errors import ConfigurationError
-from offramp_server.repository.route_toml import read_route_toml
+from offramp_server.repository.route_toml import read_route_file
 from offramp_server.routing.binding import Broken
 from offramp_server.routing.table import Route
 
@@ -65,7 +65,7 @@ shed = 0.5
 def read(folder: Path, text: str) -> object:
     folder.mkdir(exist_ok=True)
     (folder / "route.toml").write_text(text)
-    return read_route_toml(folder)
+    return read_route_file(folder).definition
 
 
 def test_a_file_may_say_no_more_than_models_and_a_threshold(tmp_path: Path) -> None:

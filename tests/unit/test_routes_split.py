@@ -18,7 +18,7 @@ from offramp_adapters.routes.plan import Answer, FollowUp, ParameterValue, Route
 from offramp_adapters.routes.split import Arm, Shadow, Split, SplitRoute
 from offramp_adapters.routes.strategy import Endpoint, Level, Query, RouteInvalid, TensorFacts
 from offramp_server.errors import ConfigurationError
-from offramp_server.repository.route_toml import read_route_toml
+from offramp_server.repository.route_toml import read_route_file
 from open_inference.tensor import Tensor
 
 TEACHER, STUDENT, TINY = Target("teacher"), Target("student"), Target("tiny", "2")
@@ -335,7 +335,7 @@ shed = 0.5
 def read(folder: Path, text: str) -> SplitRoute:
     folder.mkdir()
     (folder / "route.toml").write_text(text)
-    route = read_route_toml(folder)
+    route = read_route_file(folder).definition
     assert isinstance(route, SplitRoute)
     return route
 

@@ -43,13 +43,8 @@ class RouteFile:
     digest: str
 
 
-def read_route_toml(folder: Path) -> Definition:
-    """The route in `folder`. Raises ConfigurationError."""
-    return read_route_file(folder).definition
-
-
 def read_route_file(folder: Path) -> RouteFile:
-    """The route in `folder`, and what its file says. Raises ConfigurationError."""
+    """The route in `folder`. Raises ConfigurationError."""
     path = folder / ROUTE_TOML
     table = read_toml(path)
     schema = KINDS[_kind(table, path)]
