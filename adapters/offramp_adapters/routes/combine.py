@@ -6,20 +6,20 @@ the others are used in proportion to each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp_adapters.confidence.temperature import log_probabilities
 from offramp_adapters.routes.deciding import LOGITS, Scale
 
 Floats: TypeAlias = NDArray[np.float64]
 
 # A stack's features are log-probabilities no smaller than this: a probability of 0 must not outweigh everything else.
 FLOOR = -16.0
+_LOWEST = np.exp(FLOOR)
+_AS_IT_IS = np.ones((1, 1, 1))
 # Sums of weights that differ by less than this part of all weights are equal but for rounding.
 _SAME = 1e-9
 
@@ -35,13 +35,26 @@ class Stack:
     bias: tuple[float, ...]
 
 
-def assemble(answers: Sequence[Floats | None], items: int, classes: int) -> Floats:
-    """[members, items, classes]; NaN for members without an answer."""
-    whole = np.full((len(answers), items, classes), np.nan)
-    for member, answer in enumerate(answers):
-        if answer is not None:
-            whole[member] = answer
+def by_all(there: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[items]: no member is missing, by who is there, [members, items]."""
+    whole: NDArray[np.bool_] = np.logical_and.reduce(there)
     return whole
+
+
+def probabilities_of(values: Floats, scale: Scale, temperatures: Floats) -> Floats:
+    """Normalised probabilities, [members, items, classes], of what members say on that scale, each at its temperature
+    [members, 1, 1] (Guo et al., On Calibration, 2017). What holds NaN, or no probability at all, becomes NaN.
+
+    It runs for every request on the server's one thread: few passes, and no logarithms that are undone again.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        highest = values.max(axis=2, keepdims=True)
+        if scale == LOGITS:
+            powers = np.exp((values - highest) / temperatures)
+        else:
+            powers = np.where(values < 0, np.nan, values / highest) ** (1 / temperatures)
+        normalised: Floats = powers / powers.sum(axis=2, keepdims=True)
+    return normalised
 
 
 def known(values: Floats) -> NDArray[np.bool_]:
@@ -62,10 +75,11 @@ def as_scale(probabilities: Floats, scale: Scale) -> Floats:
 def mean(probabilities: Floats, weights: Floats) -> Floats:
     """Weighted mean, [items, classes], of probabilities [members, items, classes] with weights [members, items]; NaN
     for an item that nobody has weight for."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = weights / weights.sum(axis=0)
-    counted = np.where(weights[:, :, None] > 0, probabilities, 0.0)
-    combined: Floats = np.einsum("mi,mic->ic", shares, counted)
+    total = weights.sum(axis=0)
+    if not weights.all():
+        probabilities = np.where(weights[:, :, None] > 0, probabilities, 0.0)
+        total = np.where(total > 0, total, np.nan)
+    combined: Floats = (weights[:, :, None] * probabilities).sum(axis=0) / total[:, None]
     return combined
 
 
@@ -81,18 +95,24 @@ def vote(probabilities: Floats, weights: Floats) -> Floats:
     np.put_along_axis(ballots, chosen[:, :, None], 1.0, axis=2)
     shares = mean(ballots, weights)
     leading = shares >= shares.max(axis=1, keepdims=True) - _SAME
-    if not (leading.sum(axis=1) > 1).any():
-        return shares
-    liked = np.where(leading, mean(probabilities, weights), 0.0)
+    tied = leading.sum(axis=1) > 1
+    if tied.any():
+        shares[tied] = _divided(shares[tied], leading[tied], mean(probabilities[:, tied], weights[:, tied]))
+    return shares
+
+
+def _divided(shares: Floats, leading: NDArray[np.bool_], liked: Floats) -> Floats:
+    """What those that are `leading` have together goes to them as they are liked."""
+    liked = np.where(leading, liked, 0.0)
     together = np.where(leading, shares, 0.0).sum(axis=1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        divided = together * liked / liked.sum(axis=1, keepdims=True)
-    return np.where(leading, divided, shares)
+    return np.where(leading, together * liked / liked.sum(axis=1, keepdims=True), shares)
 
 
-def stacked(logarithms: Floats, weights: Floats, bias: Floats) -> Floats:
+def stacked(probabilities: Floats, weights: Floats, bias: Floats) -> Floats:
     """Probabilities, [items, classes], by a stack's `weights` [members * classes, classes] and `bias` [classes]."""
-    return np.exp(log_probabilities(features(logarithms) @ weights + bias, LOGITS))
+    scores = features(np.log(np.maximum(probabilities, _LOWEST))) @ weights + bias
+    [combined] = probabilities_of(scores[None], LOGITS, _AS_IT_IS)
+    return combined
 
 
 def features(logarithms: Floats) -> Floats:
@@ -101,13 +121,13 @@ def features(logarithms: Floats) -> Floats:
     return np.maximum(logarithms, FLOOR).transpose(1, 0, 2).reshape(items, members * classes)
 
 
-def agreement(probabilities: Floats, weights: Floats, combined: Floats) -> Floats:
-    """Per item, the share of all the members' weight that is with members whose class is the combined one, [items].
+def agreement(probabilities: Floats, weights: Floats, combined: Floats, total: float) -> Floats:
+    """Per item, the share of the `total` weight that is with members whose class is the combined one, [items].
 
-    `weights` are [members], whoever answered: one that is missing for an item has not agreed.
+    `weights` are [members, items]. If `total` is that of all members, one that is missing has not agreed.
     """
     same = _best(probabilities) == _best(combined)
-    share: Floats = weights @ (same & known(probabilities) & known(combined)) / weights.sum()
+    share: Floats = (weights * same).sum(axis=0) / total
     return share
 
 

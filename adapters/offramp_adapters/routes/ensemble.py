@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from offramp_common.text import did_you_mean, quoted
 from open_inference.tensor import Tensor
 
-from offramp_adapters.confidence.temperature import TEMPERATURES, log_probabilities
+from offramp_adapters.confidence.temperature import TEMPERATURES
 from offramp_adapters.routes import combine
 from offramp_adapters.routes.alike import check_classes, check_inputs
 from offramp_adapters.routes.combine import Floats, Stack
@@ -117,7 +117,16 @@ class EnsembleRoute:
         _check_count(decides, self.stack, len(self.members))
         batches = min(endpoints[target].max_batch_size for target in self.targets)
         face = Face(self.targets[0], labelled, (decides.name,), batches, frozenset({AGREEMENT}))
-        return Ensemble(self, face, decides, _arrays(self.stack))
+        return Ensemble(self, face, decides, self._step(), self._weights(), self._temperatures(), _arrays(self.stack))
+
+    def _step(self) -> Together:
+        return Together(tuple(Run(member.target) for member in self.taking_part), self.quorum, self.margin)
+
+    def _weights(self) -> Floats:
+        return np.array([member.weight if self.combine in _WEIGHTED else 1.0 for member in self.taking_part])
+
+    def _temperatures(self) -> Floats:
+        return np.array([member.temperature for member in self.taking_part])[:, None, None]
 
 
 def _check_members(route: EnsembleRoute) -> None:
@@ -167,6 +176,10 @@ class Ensemble:
     route: EnsembleRoute
     face: Face
     decides: Deciding
+    # What runs, and of those that run: weights, [members], and temperatures, [members, 1, 1].
+    step: Together
+    weights: Floats
+    temperatures: Floats
     # Weights [members * classes, classes] and bias [classes].
     stack: tuple[Floats, Floats] | None = None
     kind: ClassVar[str] = "ensemble"
@@ -179,63 +192,56 @@ class Ensemble:
         alone_wanted = check_route(query.parameters, self.kind, self.targets)
         if alone_wanted is not None:
             return (yield from alone(Run(alone_wanted)))
-        runs = tuple(Run(member.target) for member in self.route.taking_part)
-        outcomes = yield Together(runs, self.route.quorum, self.route.margin)
-        return self._combined(outcomes)
+        return self._combined((yield self.step))
 
     def _combined(self, outcomes: Outcomes) -> Answer:
-        logarithms = self._logarithms(outcomes)
-        whole: NDArray[np.bool_] = np.logical_and.reduce(combine.known(logarithms))
-        combined = self._probabilities(logarithms, whole)
-        parameters = {CONFIDENCE: per_item(combine.confidence(combined))}
+        said = combine.probabilities_of(self._values(outcomes), self.decides.scale, self.temperatures)
+        # [members, items]
+        there = combine.known(said)
+        weights = self.weights[:, None] * there
+        combined = self._probabilities(said, weights, there)
+        agreement = combine.agreement(said, weights, combined, float(self.weights.sum()))
+        if not there.all():
+            enough = there.sum(axis=0) >= (self.route.quorum or len(there))
+            combined, agreement = np.where(enough[:, None], combined, np.nan), np.where(enough, agreement, 0.0)
+        parameters = {CONFIDENCE: per_item(combine.confidence(combined).tolist())}
         if self.stack is not None:
-            parameters[COMBINE] = per_item("stack" if each else "mean" for each in whole)
+            parameters[COMBINE] = per_item("stack" if whole else "mean" for whole in combine.by_all(there))
         return Answer(
             [self._tensor(combined)],
             # Those that the request decided are the same for all.
             labels=next(answer.labels for answer in outcomes if answer is not None),
             parameters=parameters,
-            models=_models(outcomes, logarithms),
-            scores={AGREEMENT: combine.agreement(np.exp(logarithms), self._weights(), combined)},
+            models=_models(outcomes, there),
+            scores={AGREEMENT: agreement},
         )
 
-    def _logarithms(self, outcomes: Outcomes) -> Floats:
-        """Log-probabilities, [members, items, classes]; NaN where there are none."""
-        given = [
-            None if answer is None else log_probabilities(self._values(answer), self.decides.scale, temperature)
-            for temperature, answer in zip(self._temperatures(), outcomes, strict=True)
-        ]
+    def _values(self, outcomes: Outcomes) -> Floats:
+        """[members, items, classes]; NaN for members that did not answer."""
+        given = [None if answer is None else _numbers(answer, self.decides.name) for answer in outcomes]
         shapes = {values.shape for values in given if values is not None}
         if len(shapes) > 1:
             said = " and ".join(str(list(shape)) for shape in sorted(shapes))
             raise RouteRefused(
                 f"the members answer this request with {self.decides.name} of shapes {said}; expected one shape"
             )
-        [(items, classes)] = shapes
-        return combine.assemble(given, items, classes)
+        [shape] = shapes
+        values = np.full((len(given), *shape), np.nan)
+        for member, numbers in enumerate(given):
+            if numbers is not None:
+                values[member] = numbers
+        return values if self.face.max_batch_size else values[:, None]
 
-    def _values(self, answer: Answer) -> NDArray[np.floating]:
+    def _probabilities(self, said: Floats, weights: Floats, there: NDArray[np.bool_]) -> Floats:
         """[items, classes]."""
-        [tensor] = [output for output in answer.outputs if output.name == self.decides.name]
-        values = tensor.numpy()
-        return values if self.face.max_batch_size else values[None]
-
-    def _probabilities(self, logarithms: Floats, whole: NDArray[np.bool_]) -> Floats:
-        """[items, classes]; `whole` are the items for which no member is missing."""
-        there = combine.known(logarithms)
-        by_weight = combine.vote if self.route.combine == "vote" else combine.mean
-        combined = by_weight(np.exp(logarithms), there * self._weights()[:, None])
-        if self.stack is not None:
-            combined = np.where(whole[:, None], combine.stacked(logarithms, *self.stack), combined)
-        enough = there.sum(axis=0) >= (self.route.quorum or len(there))
-        return np.where(enough[:, None], combined, np.nan)
-
-    def _weights(self) -> Floats:
-        weighted = self.route.combine in _WEIGHTED
-        return np.array([member.weight if weighted else 1.0 for member in self.route.taking_part])
-
-    def _temperatures(self) -> list[float]:
-        return [member.temperature for member in self.route.taking_part]
+        if self.route.combine == "vote":
+            return combine.vote(said, weights)
+        if self.stack is None:
+            return combine.mean(said, weights)
+        by_stack = combine.stacked(said, *self.stack)
+        if there.all():
+            return by_stack
+        return np.where(combine.by_all(there)[:, None], by_stack, combine.mean(said, weights))
 
     def _tensor(self, probabilities: Floats) -> Tensor:
         values = combine.as_scale(probabilities, self.decides.scale)
@@ -243,8 +249,16 @@ class Ensemble:
         return Tensor.from_numpy(facts.name, values if self.face.max_batch_size else values[0], facts.datatype)
 
 
-def _models(outcomes: Outcomes, logarithms: Floats) -> tuple[str, ...]:
+def _numbers(answer: Answer, name: str) -> NDArray[np.floating]:
+    for output in answer.outputs:
+        if output.name == name:
+            return output.numpy()
+    raise AssertionError(f"a target that was bound for its output {name} has answered without it")
+
+
+def _models(outcomes: Outcomes, there: NDArray[np.bool_]) -> tuple[str, ...]:
     """Of the members that have said something of at least one item."""
-    heard: NDArray[np.bool_] = np.logical_or.reduce(combine.known(logarithms), axis=1)
-    named = [answer.models for answer, counts in zip(outcomes, heard, strict=True) if answer is not None and counts]
+    named = [
+        answer.models for answer, said in zip(outcomes, there, strict=True) if answer is not None and bool(said.any())
+    ]
     return tuple(dict.fromkeys(model for models in named for model in models))
