@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from classifiers import write_route
 from eventually import PATIENCE, eventually_here
 from exit_models import exit_route, rows, score, write_stage
 from offramp_adapters.audits.loss import ExitTotals, outcome
+from offramp_client import Client
 from offramp_server.config import LoadSettings, ServerSettings, Settings, StoreSettings, WorkerSettings
 from offramp_server.core import Core, build_core
 from offramp_server.errors import DeadlineExceeded
@@ -36,6 +38,7 @@ from offramp_server.store.location import default_path
 from offramp_server.telemetry.prometheus import Exposition
 from open_inference.tensor import Tensor
 from prometheus_client.parser import text_string_to_metric_families
+from server_process import serving
 
 STAGES = ["s1", "s2", "s3"]
 # Sure of it at stage 1, at stage 2, and nowhere before the last; at thresholds of 0.9.
@@ -299,3 +302,31 @@ async def test_a_full_disk_is_counted_and_answers_go_on(models: Path) -> None:
     assert {step.reason for step in lost} == {"overflow"}
     assert sum(step.audited for step in lost) + sum(isinstance(step, Pair) for step in steps) == 960
     assert totals(models, epoch)[2].items == 960
+
+
+def test_a_killed_server_goes_on_where_its_store_ends_and_repeats_no_number(models: Path) -> None:
+    x = {"x": rows(EASY, HARD)}
+    for kill in (True, True, False):
+        before = sum(each.items for each in epochs(models)) if default_path(models).exists() else 0
+        with serving(models, ["--in-process"]) as server, Client(server.grpc) as client:
+            for _ in range(20):
+                assert client.infer("r", x).parameters["offramp_epoch"] == "1"
+            if kill:
+                # Something is on disk; what else is, nobody knows.
+                while sum(each.items for each in epochs(models)) <= before:
+                    client.infer("r", x)
+                server.stop(signal.SIGKILL)
+            else:
+                assert server.stop() == 0
+    [epoch] = epochs(models)
+    steps = stream(models, epoch)
+    crashes = [step for step in steps if isinstance(step, Gap)]
+    assert [(gap.reason, gap.audited, gap.requests) for gap in crashes] == [("crash", 0, 0)] * 2
+    pairs = [step for step in steps if isinstance(step, Pair)]
+    # Every item was audited or deferred, so that none is missing between two others.
+    assert [pair.position for pair in pairs] == list(range(epoch.items))
+    order = [(pair.seen.sequence, pair.seen.item) for pair in pairs]
+    assert order == sorted(set(order))
+    assert sum(each.items for each in totals(models, epoch).values()) == epoch.items
+    # The last run ended in order and lost nothing.
+    assert len([pair for pair in pairs if pair.position >= crashes[-1].position]) == 40
