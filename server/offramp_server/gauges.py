@@ -19,8 +19,8 @@ from offramp_server.telemetry.gauges import (
     WorkerGauges,
 )
 
-# The role of a part of a route that may answer early.
-STAGE = "stage"
+# Roles of a route's parts: one that may answer early, one that has a share of the traffic.
+STAGE, ARM = "stage", "arm"
 
 
 def gauges_of(core: Core) -> Gauges:
@@ -52,10 +52,12 @@ def _routes(core: Core) -> Iterator[RouteGauges]:
     for name in core.routes.names():
         route = core.routes.get(name)
         assert route is not None
-        exits = tuple(part.label for part in parts_of(route.definition) if part.role == STAGE)
+        exits, arms = (
+            tuple(part.label for part in parts_of(route.definition) if part.role == role) for role in (STAGE, ARM)
+        )
         epoch = route.bound.epoch if isinstance(route.bound, BoundRoute) else None
         disagreement = None if epoch is None or not exits else rate(epoch.total)
-        yield RouteGauges(name, route.epoch, exits, disagreement, settings_of(route.definition))
+        yield RouteGauges(name, route.epoch, exits, arms, disagreement, settings_of(route.definition))
 
 
 def _store(core: Core) -> StoreGauges:

@@ -14,7 +14,7 @@ import pytest
 from offramp_adapters.routes.strategy import Level
 from offramp_server.engine_report import EngineReport
 from offramp_server.errors import InvalidRequest
-from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
+from offramp_server.telemetry.gauges import Gauges, ModelGauges, RouteGauges, WorkerGauges
 from offramp_server.telemetry.prometheus import Exposition
 from offramp_server.telemetry.stats import Stats
 from prometheus_client import Metric
@@ -46,11 +46,13 @@ class FakeServer:
     level: Level = Level.NORMAL
     models: list[ModelGauges] = field(default_factory=list)
     workers: list[WorkerGauges] = field(default_factory=list)
+    routes: list[RouteGauges] = field(default_factory=list)
 
     def exposition(self) -> Exposition:
         gauges = Gauges(
-            lambda: self.ready, lambda: self.in_flight, lambda: self.models, lambda: self.workers, lambda: self.level
-        )
+            lambda: self.ready, lambda: self.in_flight, lambda: self.models, lambda: self.workers, lambda: self.level,
+            lambda: self.routes,
+        )  # fmt: skip
         return Exposition(self.stats, gauges)
 
 
@@ -98,6 +100,8 @@ def busy() -> FakeServer:
     server.stats.route("fast").requests["ok"] += 7
     server.stats.route("ab").arm("student").ended("ok", 8 * MS)
     server.stats.route("ab").arm("student").ended("deadline_exceeded", 50 * MS)
+    server.stats.route("ab").arm("before the reload").ended("ok", 8 * MS)
+    server.routes = [RouteGauges("ab", 1, arms=("teacher", "student"))]
     server.stats.load_level_changes[Level.NORMAL, Level.OVERLOADED] += 1
     engine = EngineReport("onnxruntime", "cpu", "fp32", threads=1, reason="measured")
     server.models = [ModelGauges("digits", "2", True, queue_requests=2, queue_items=5, engine=engine)]
@@ -146,6 +150,13 @@ async def test_arms_of_a_split_are_counted_each_by_itself(busy: FakeServer) -> N
     assert found.value("offramp_route_arm_requests_total", **arm, status="deadline_exceeded") == 1
     assert found.value("offramp_route_arm_duration_seconds_count", **arm) == 1
     assert found.value("offramp_route_arm_duration_seconds_sum", **arm) == pytest.approx(0.008)
+
+
+async def test_an_arm_is_shown_from_when_it_is_there_until_it_is_gone(busy: FakeServer) -> None:
+    found = await scrape(busy)
+    assert found.value("offramp_route_arm_requests_total", route="ab", arm="teacher", status="ok") == 0
+    shown = found.label_sets("offramp_route_arm_duration_seconds_count")
+    assert shown == [{"route": "ab", "arm": "teacher"}, {"route": "ab", "arm": "student"}]
 
 
 async def test_the_level_of_load_and_its_changes_are_shown(busy: FakeServer) -> None:

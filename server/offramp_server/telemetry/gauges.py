@@ -41,6 +41,8 @@ class RouteGauges:
     epoch: int
     # Names of its stages, if it has such.
     exits: tuple[str, ...] = ()
+    # Names of its arms, if it has such.
+    arms: tuple[str, ...] = ()
     # Estimated share of answers that differ from the reference's; None: nothing is known.
     disagreement: float | None = None
     # What can be changed live, as it is now.

@@ -9,7 +9,7 @@ from offramp_adapters.routes.strategy import Level
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from offramp_server.telemetry.gauges import RouteGauges
-from offramp_server.telemetry.stats import Stats
+from offramp_server.telemetry.stats import ArmStats, RouteStats, Stats
 
 ARM_LABELS = ("route", "arm")
 
@@ -26,8 +26,9 @@ def load_families(stats: Stats, level: int) -> Iterator[Metric]:
     yield changes
 
 
-def arm_families(stats: Stats) -> Iterator[Metric]:
-    """Of requests that were assigned to an arm; those that asked for one are no part of the experiment."""
+def arm_families(stats: Stats, routes: Iterable[RouteGauges]) -> Iterator[Metric]:
+    """Of requests that were assigned to an arm that is there now, zeros for one that was never assigned any: a rate
+    needs the first increment. Requests that asked for an arm are no part of the experiment."""
     requests = CounterMetricFamily(
         "offramp_route_arm_requests",
         "Requests that a split assigned to an arm, by gRPC status.",
@@ -39,12 +40,11 @@ def arm_families(stats: Stats) -> Iterator[Metric]:
         labels=ARM_LABELS,
         unit="seconds",
     )
-    for name, route in stats.routes.items():
-        for arm, counters in route.arms.items():
-            for status, count in counters.requests.items():
-                requests.add_metric((name, arm, status), count)
-            histogram = counters.request_seconds
-            seconds.add_metric((name, arm), histogram.cumulative(), histogram.sum)
+    for route, arm in ((each.route, arm) for each in routes for arm in each.arms):
+        known = stats.routes.get(route, RouteStats()).arms.get(arm, ArmStats())
+        for status, count in ({"ok": 0} | known.requests).items():
+            requests.add_metric((route, arm, status), count)
+        seconds.add_metric((route, arm), known.request_seconds.cumulative(), known.request_seconds.sum)
     yield from (requests, seconds)
 
 
