@@ -38,12 +38,13 @@ _MAX_STEPS = 20_000
 
 
 def fit(route: EnsembleRoute, how: Combine, logarithms: Floats, labels: Labels) -> EnsembleRoute:
-    """The route with `how` for its combine and every number fitted: a temperature for each member by itself, and the
-    weights of members so scaled. `logarithms` are at temperature 1."""
+    """The route with `how` for its combine and every number fitted: the temperature of each member by itself, the
+    weights of members so scaled, and for a mean both once more, together. `logarithms` are at temperature 1."""
     temperatures = [fit_temperature(member, labels) for member in logarithms]
     weights = _weights(how, _scaled(logarithms, temperatures), labels)
     if how in ("mean", "weighted_mean"):
         temperatures = _together(logarithms, labels, temperatures, weights)
+        weights = _weights(how, _scaled(logarithms, temperatures), labels)
     members = tuple(
         Member(member.target, weight, temperature)
         for member, weight, temperature in zip(route.members, weights, temperatures, strict=True)
