@@ -186,8 +186,10 @@ async def test_the_writer_tidies_up_until_there_is_nothing_left_to_tidy(path: Pa
     def tidy(connection: sqlite3.Connection) -> bool:
         return connection.execute("DELETE FROM notes WHERE n IN (SELECT n FROM notes LIMIT 2)").rowcount == 2
 
-    database = Database(path, [NOTES], Buffering(0.001), Upkeep(tidy, interval=0.001))
-    database.append([(INSERT, [(n, "a") for n in range(5)])])
+    first = Database(path, [NOTES])
+    first.append([(INSERT, [(n, "a") for n in range(5)])])
+    await first.close()
+    database = Database(path, [NOTES], upkeep=Upkeep(tidy, interval=3600))
     wait_until(lambda: not database.buffered and not read_file(path, notes))
     await database.close()
 

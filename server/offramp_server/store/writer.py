@@ -161,8 +161,7 @@ class Writer:
         """Wait until there is something to do: whether it is the last, rows that are to be committed, jobs."""
         with self._changed:
             if not self._waiting:
-                idle = None if self._upkeep is None else self._upkeep.interval
-                self._changed.wait_for(lambda: self._waiting or self._called, idle)
+                self._changed.wait_for(lambda: self._waiting or self._called, self._idle)
             if self._waiting:
                 # More come meanwhile, which then cost no commit of their own.
                 pause = RETRY_SECONDS if self._failing else self._buffering.commit_interval
@@ -170,6 +169,11 @@ class Writer:
             jobs = list(self._jobs)
             self._jobs.clear()
             return self._stopping, list(self._waiting), jobs
+
+    @property
+    def _idle(self) -> float | None:
+        """How long to wait for something to do, in seconds; None: for ever."""
+        return None if self._upkeep is None else max(0.0, self._next_upkeep - time.monotonic())
 
     @property
     def _called(self) -> bool:
@@ -236,8 +240,7 @@ class Writer:
         except Exception as error:
             log.error("the store could not be tidied up: %s", error)
             again = False
-        if not again:
-            self._next_upkeep = time.monotonic() + self._upkeep.interval
+        self._next_upkeep = time.monotonic() + (0.0 if again else self._upkeep.interval)
 
     def _give_up(self) -> None:
         if self._buffered:
