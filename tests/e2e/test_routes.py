@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from offramp_client import Client, InferResult, InvalidArgument
 from route_models import KINDS, LABELS, ROUTES, ROWS, check, write_routes
 from server_process import ServerProcess, serving
 from triton_calls import tensor
@@ -112,6 +113,36 @@ def test_triton_client_lists_unloads_and_loads_routes(tmp_path: Path) -> None:
             assert all(client.is_model_ready(route) for route in ROUTES)
             result = client.infer(name, [tensor("x", ROWS, "FP32")])
             check(name, result.as_numpy("logits"), said(result))
+
+
+def test_settings_of_every_kind_count_for_the_next_request_and_go_back_to_the_file(tmp_path: Path) -> None:
+    write_routes(tmp_path)
+    with serving(tmp_path, ["--in-process"]) as server, Client(server.grpc) as client:
+
+        def answer(name: str) -> InferResult:
+            return client.infer(name, {"x": ROWS}, unit="ana")
+
+        before = answer("blend")["logits"]
+        assert client.update_route("blend", {"temperature.student": 5.0}).settings["temperature.student"] == 5.0
+        assert np.abs(answer("blend")["logits"] - before).max() > 0.01
+
+        assert answer("sure").path.exits == ("student", "teacher")
+        client.update_route("sure", {"threshold.student": 1.1})
+        assert answer("sure").path.exits == ("teacher", "teacher")
+        client.update_route("sure", {"threshold.student": 0.0})
+        assert answer("sure").path.exit == "student"
+
+        for arm, other in (("new", "old"), ("old", "new")):
+            client.update_route("ab", {f"weight.{arm}": 1.0, f"weight.{other}": 0.0})
+            assert answer("ab").path.arm == arm
+        with pytest.raises(InvalidArgument, match="every arm has weight 0"):
+            client.update_route("ab", {"weight.old": 0.0})
+
+        for name in ("blend", "sure", "ab"):
+            assert client.reset_route(name).file_settings == {}
+        np.testing.assert_array_equal(answer("blend")["logits"], before)
+        assert answer("sure").path.exits == ("student", "teacher")
+        assert [route.name for route in client.routes() if not route.settings] == ["one"]
 
 
 def test_a_request_that_asks_for_what_a_route_cannot_do_is_told(client: triton.InferenceServerClient) -> None:
