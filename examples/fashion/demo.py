@@ -13,16 +13,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from data import SAMPLE
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from offramp_client import AsyncClient, OfframpError
+from offramp_client import AsyncClient, InferResult, OfframpError
 from offramp_common.tables import table
 from offramp_compression.data.dataset import Dataset, tensors
 from offramp_compression.data.sources import open_dataset
@@ -32,10 +35,25 @@ HERE = Path(__file__).parent
 RECIPE = HERE / "demo.toml"
 PICTURE = HERE / "ankle-boot.png"
 DEFAULT_REPOSITORY = Path("build") / "fashion-repository"
+DEFAULT_PICTURE = Path("build") / "fashion-paths.png"
 TEACHER = "fashion-teacher"
 CALLERS = 8
 READY_SECONDS, STOP_SECONDS = 300.0, 60.0
 HEADER = ("model", "engine", "accuracy", "agreement", "p50 ms", "p99 ms", "requests/s", "bytes")
+# One network in parts, which only its route runs.
+STAGES = "fashion-exits"
+# What answers a request: models by themselves, and routes.
+PATHS = MappingProxyType(
+    {
+        "teacher alone": TEACHER,
+        "student alone": "fashion-student",
+        "ensemble": "fashion-ensemble",
+        "cascade": "fashion-cascade",
+        "cascade of three": "fashion-cascade-3",
+        "multi-exit": "fashion-multi-exit",
+    }
+)
+PATHS_HEADER = ("path", "accuracy", "agreement", "p50 ms", "p99 ms", "requests/s", "answered by")
 
 
 class DemoError(Exception):
@@ -68,10 +86,37 @@ class Model:
         )
 
 
-async def demonstrate(repository: Path, seconds: float, sample: Dataset) -> list[Model]:
-    """The models of ``repository``, the largest first, each measured with ``sample`` for twice ``seconds``.
+@dataclass(frozen=True)
+class Way:
+    """A path that requests take, by the name that clients call."""
 
-    Raises DemoError if the server or one of the models does not come up, or if the server does not leave as it should.
+    title: str
+    name: str
+    # int64 [N]
+    answers: NDArray[np.int64]
+    # How many images each model or exit answered.
+    by: Mapping[str, int]
+    load: Measurement
+
+    def cells(self, labels: NDArray[np.int64], teacher: NDArray[np.int64]) -> tuple[str, ...]:
+        shares = (f"{name} {count / len(labels):.0%}" for name, count in self.by.items())
+        return (
+            self.title,
+            f"{(self.answers == labels).mean():.1%}",
+            f"{(self.answers == teacher).mean():.1%}",
+            f"{self.load.percentile(50) * 1e3:.1f}",
+            f"{self.load.percentile(99) * 1e3:.1f}",
+            f"{self.load.rate:.0f}",
+            ", ".join(shares),
+        )
+
+
+async def demonstrate(repository: Path, seconds: float, sample: Dataset) -> tuple[list[Model], list[Way]]:
+    """The models of ``repository``, the largest first, each measured with ``sample`` for twice ``seconds``, and the
+    ways of answering with them, for ``seconds`` each.
+
+    Raises DemoError if the server or something that it serves does not come up, or if the server does not leave as it
+    should.
     """
     require_teacher(repository)
     async with running_server(repository) as address, AsyncClient(address, timeout=60.0) as client:
@@ -79,8 +124,12 @@ async def demonstrate(repository: Path, seconds: float, sample: Dataset) -> list
         for name, size_bytes in await served_models(client, repository):
             say(f"sending {len(sample)} test images to {name}, then measuring it")
             models.append(await measure(client, name, size_bytes, sample, seconds))
+        ways = []
+        for title, name in PATHS.items():
+            say(f"sending the same images to {name}: {title}")
+            ways.append(await measure_way(client, title, name, sample, seconds))
         await classify_picture(client, models[-1].name)
-    return models
+    return models, ways
 
 
 def require_teacher(repository: Path) -> None:
@@ -141,18 +190,22 @@ async def served_models(client: AsyncClient, repository: Path) -> list[tuple[str
     for entry in index:
         if entry.name not in ready:
             raise DemoError(f"{entry.name} cannot be served: {entry.reason}")
-    sizes = {name: model_file(repository / name / version).stat().st_size for name, version in ready.items()}
+    files = {name: model_file(repository / name / version) for name, version in ready.items()}
+    sizes = {
+        name: file.stat().st_size for name, file in files.items() if file is not None and not name.startswith(STAGES)
+    }
     return sorted(sizes.items(), key=lambda model: model[1], reverse=True)
 
 
-def model_file(version: Path) -> Path:
-    return next(version.glob("model.*"))
+def model_file(version: Path) -> Path | None:
+    """None for a route, which has no versions."""
+    return next(version.glob("model.*"), None)
 
 
 async def measure(client: AsyncClient, model: str, size_bytes: int, sample: Dataset, seconds: float) -> Model:
     config = await client.model_config(model)
     pixels = tensors(sample)[0].numpy()[:, None]
-    answers = await answered_classes(client, model, pixels)
+    answers = classes(await each_alone(client, model, pixels))
     images = itertools.cycle(pixels)
 
     def call() -> Awaitable[object]:
@@ -166,16 +219,35 @@ async def measure(client: AsyncClient, model: str, size_bytes: int, sample: Data
     return Model(model, config.backend, size_bytes, answers, alone, together)
 
 
-async def answered_classes(client: AsyncClient, model: str, images: NDArray[Any]) -> NDArray[np.int64]:
+async def measure_way(client: AsyncClient, title: str, name: str, sample: Dataset, seconds: float) -> Way:
+    pixels = tensors(sample)[0].numpy()[:, None]
+    results = await each_alone(client, name, pixels)
+    images = itertools.cycle(pixels)
+    load = await closed_loop(lambda: client.infer(name, {"image": next(images)}), CALLERS, seconds)
+    if load.errors:
+        raise DemoError(f"requests to {name} failed: {dict(load.errors)}")
+    return Way(title, name, classes(results), Counter(map(answered_by, results)), load)
+
+
+def answered_by(result: InferResult) -> str:
+    """The exit that answered, or else every model that took part."""
+    path = result.path
+    return path.exit or " + ".join(model.partition(":")[0] for model in path.models) or result.model_name
+
+
+async def each_alone(client: AsyncClient, model: str, images: NDArray[Any]) -> list[InferResult]:
     """Every image is a request of its own, as from an app; the server makes the batches."""
     places = asyncio.Semaphore(CALLERS)
 
-    async def answer(image: NDArray[Any]) -> int:
+    async def answer(image: NDArray[Any]) -> InferResult:
         async with places:
-            result = await client.infer(model, {"image": image})
-        return int(result["logits"].argmax())
+            return await client.infer(model, {"image": image})
 
-    return np.array(await asyncio.gather(*map(answer, images)))
+    return await asyncio.gather(*map(answer, images))
+
+
+def classes(results: Sequence[InferResult]) -> NDArray[np.int64]:
+    return np.array([int(result["logits"].argmax()) for result in results])
 
 
 async def classify_picture(client: AsyncClient, model: str) -> None:
@@ -189,27 +261,53 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Serve the Fashion-MNIST models, measure them and leave.")
-    parser.add_argument("--repository", type=Path, default=DEFAULT_REPOSITORY, help="what to serve (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (%(default)s)")
-    options = parser.parse_args()
-    sample = open_dataset(SAMPLE, "test")
-    try:
-        models = asyncio.run(demonstrate(options.repository, options.seconds, sample))
-    except (DemoError, OfframpError) as error:
-        print(f"demo.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+def report(models: Sequence[Model], ways: Sequence[Way], sample: Dataset, seconds: float) -> None:
     teacher = next(model for model in models if model.name == TEACHER)
     say("")
     say(table(HEADER, [model.cells(sample.labels, teacher) for model in models], right=range(2, len(HEADER))))
     say(
         f"\nagreement is with {TEACHER}, and like accuracy on {len(sample)} images; p50 and p99 with one caller, "
-        f"requests/s with {CALLERS}, one image a request, {options.seconds:g} s each; client and server share "
-        f"{os.cpu_count()} cores."
+        f"requests/s with {CALLERS}, one image a request, {seconds:g} s each; client and server share "
+        f"{os.cpu_count()} cores.\n"
     )
+    rows = [way.cells(sample.labels, teacher.answers) for way in ways]
+    say(table(PATHS_HEADER, rows, right=range(1, len(PATHS_HEADER) - 1)))
+    say(f"\nas above, all of it with {CALLERS} callers; which exit answered is said with every answer.")
+
+
+def draw_ways(ways: Sequence[Way], labels: NDArray[np.int64], path: Path) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for way in ways:
+        cost, accuracy = 1e3 / way.load.rate, 100 * (way.answers == labels).mean()
+        axes.plot(cost, accuracy, "o")
+        axes.annotate(way.title, (cost, accuracy), xytext=(6, 4), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.set_xlabel(f"milliseconds of the machine for each answer, with {CALLERS} callers")
+    axes.set_ylabel(f"accuracy on {len(labels)} test images, %")
+    axes.grid(alpha=0.3, which="both")
+    axes.margins(x=0.2, y=0.15)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Serve the Fashion-MNIST models, measure them and leave.")
+    parser.add_argument("--repository", type=Path, default=DEFAULT_REPOSITORY, help="what to serve (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one measurement (%(default)s)")
+    parser.add_argument("--picture", type=Path, default=DEFAULT_PICTURE, help="where to draw the paths (%(default)s)")
+    options = parser.parse_args()
+    sample = open_dataset(SAMPLE, "test")
+    try:
+        models, ways = asyncio.run(demonstrate(options.repository, options.seconds, sample))
+    except (DemoError, OfframpError) as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    report(models, ways, sample, options.seconds)
+    draw_ways(ways, sample.labels, options.picture)
+    say(f"{options.picture} shows the paths: accuracy against cost")
     return 0
 
 

@@ -23,6 +23,17 @@ LEAST_ACCURACY = {
 }
 
 
+# As above; agreement is with the teacher.
+LEAST_OF_PATHS = {
+    "teacher alone": (90.0, 100.0),
+    "student alone": (87.0, 90.0),
+    "ensemble": (89.0, 95.0),
+    "cascade": (89.0, 97.5),
+    "cascade of three": (89.0, 97.5),
+    "multi-exit": (89.0, 97.5),
+}
+
+
 @pytest.mark.timeout(900)
 def test_the_demo_serves_a_good_family_and_leaves_with_the_server_drained(tmp_path: Path) -> None:
     repository = tmp_path / "models"
@@ -31,7 +42,10 @@ def test_the_demo_serves_a_good_family_and_leaves_with_the_server_drained(tmp_pa
         "--work", str(tmp_path / "work"), "--repository", str(repository),
     )  # fmt: skip
     assert (made.returncode, made.stderr) == (0, "")
-    done = python("examples/fashion/demo.py", "--seconds", "0.5", "--repository", str(repository))
+    picture = tmp_path / "paths.png"
+    done = python(
+        "examples/fashion/demo.py", "--seconds", "0.5", "--repository", str(repository), "--picture", str(picture)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"ankle-boot\.png, sent to fashion-student-int8 as it is: Ankle boot", done.stdout)
     assert "the server drained and left with exit code 0" in done.stdout
@@ -48,6 +62,15 @@ def test_the_demo_serves_a_good_family_and_leaves_with_the_server_drained(tmp_pa
     assert size_of(rows["fashion-teacher"]) > 3 * size_of(rows["fashion-teacher-int8"])
     assert size_of(rows["fashion-teacher"]) > 3 * size_of(rows["fashion-teacher-pruned"])
     assert size_of(rows["fashion-teacher-int8"]) > 10 * size_of(rows["fashion-student"])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for path, (accuracy, agreement) in LEAST_OF_PATHS.items():
+        said = re.search(rf"^{path} +([\d.]+)% +([\d.]+)% +[\d.]+ +[\d.]+ +\d+ +(\S.*)$", done.stdout, re.MULTILINE)
+        assert said is not None, path
+        assert float(said[1]) >= accuracy
+        assert float(said[2]) >= agreement
+    cascade = re.search(r"^cascade .* student (\d+)%, teacher (\d+)%$", done.stdout, re.MULTILINE)
+    assert cascade is not None
+    assert int(cascade[1]) > 60
 
 
 def test_the_demo_says_how_to_make_what_is_missing(tmp_path: Path) -> None:
