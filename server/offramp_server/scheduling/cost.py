@@ -52,8 +52,8 @@ class CostCurve:
         """How long it pays to let a batch gather items while there is other work: zero where the cost per item is flat,
         about one large batch where a batch costs hardly more than an item.
 
-        In between, that batch's time by the square of the share that batching saves: by the share itself, half of the
-        latency would be given away where it gains a tenth of the throughput (docs/adr/0009).
+        In between, that batch's time by the square of the share that batching saves: by the share itself, much latency
+        would be given away for little throughput (docs/adr/0009).
         """
         share = self._saved_share
         return share * share * self._seconds[self._largest] if share >= WORTHWHILE_SHARE else 0.0
