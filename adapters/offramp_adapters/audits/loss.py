@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
 from offramp_adapters.audits.observation import ExitObservation
+from offramp_adapters.confidence.binomial import lower_bound, upper_bound
 
 # "": nothing is known, and nothing was to be. "deferred": the answer is the reference's own.
 Outcome: TypeAlias = Literal["", "deferred", "agreed", "disagreed", "lost"]
@@ -95,8 +96,8 @@ def interval(totals: ExitTotals, delta: float = 0.05) -> tuple[float, float]:
     weight = totals.largest_weight
     found, bad = totals.disagreed, totals.disagreed + totals.lost
     if _close(totals.disagreed_weight, found * weight) and _close(totals.lost_weight, totals.lost * weight):
-        low = _lower(found, totals.seen, delta / 2) * weight
-        high = (1 - _lower(totals.seen - bad, totals.seen, delta / 2)) * weight
+        low = lower_bound(found, totals.seen, delta / 2) * weight
+        high = upper_bound(bad, totals.seen, delta / 2) * weight
     else:
         low = totals.disagreed_weight / totals.seen - _bernstein(totals.disagreed_weight, totals.disagreed_square,
                                                                   totals.seen, weight, delta / 2)  # fmt: skip
@@ -115,35 +116,3 @@ def _bernstein(total: float, square: float, items: int, bound: float, delta: flo
     variance = max(0.0, (square - total**2 / items) / (items - 1))
     log = math.log(2 / delta)
     return math.sqrt(2 * variance * log / items) + 7 * bound * log / (3 * (items - 1))
-
-
-def _lower(successes: int, trials: int, delta: float) -> float:
-    """The probability at which so many successes or more have the probability `delta`."""
-    if successes == 0:
-        return 0.0
-    low, high = 0.0, successes / trials
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _at_least(successes, trials, middle) < delta else (low, middle)
-    return low
-
-
-def _at_least(successes: int, trials: int, probability: float) -> float:
-    """Of a binomial distribution; the sum goes outwards from its largest term, which is the first."""
-    if probability <= 0:
-        return 0.0
-    odds = probability / (1 - probability)
-    term = math.exp(
-        math.lgamma(trials + 1)
-        - math.lgamma(successes + 1)
-        - math.lgamma(trials - successes + 1)
-        + successes * math.log(probability)
-        + (trials - successes) * math.log1p(-probability)
-    )
-    total = 0.0
-    for count in range(successes, trials + 1):
-        total += term
-        if term < total * 1e-17:
-            break
-        term *= (trials - count) / (count + 1) * odds
-    return total

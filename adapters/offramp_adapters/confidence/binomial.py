@@ -1,43 +1,43 @@
-"""Bounds on a rate of which some cases were seen."""
+"""Bounds on a rate of which some cases were seen (Clopper and Pearson, "The Use of Confidence or Fiducial Limits",
+1934)."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-
-_PRECISION = 1e-9
-
 
 def upper_bound(events: int, trials: int, delta: float) -> float:
-    """The highest rate at which so few `events` in `trials` have a chance of at least `delta` (Clopper and Pearson,
-    "The Use of Confidence or Fiducial Limits", 1934). 1 without a trial."""
-    if events >= trials:
-        return 1.0
-    coefficients = _log_binomials(trials, events)
-    low, high = events / trials, 1.0
-    while high - low > _PRECISION:
-        rate = (low + high) / 2
-        if _chance_of_at_most(events, trials, rate, coefficients) >= delta:
-            low = rate
-        else:
-            high = rate
-    return high
+    """The rate at which so few `events` in `trials` or fewer have the probability `delta`. 1 without a trial."""
+    return 1.0 - lower_bound(trials - events, trials, delta)
 
 
 def lower_bound(events: int, trials: int, delta: float) -> float:
-    """The mirror of `upper_bound`. 0 without a trial."""
-    return 1.0 - upper_bound(trials - events, trials, delta)
+    """The rate at which so many `events` in `trials` or more have the probability `delta`. 0 without a trial."""
+    if events == 0:
+        return 0.0
+    low, high = 0.0, events / trials
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _at_least(events, trials, middle) < delta else (low, middle)
+    return low
 
 
-def _chance_of_at_most(events: int, trials: int, rate: float, coefficients: np.ndarray) -> float:
-    counts = np.arange(events + 1)
-    logs = coefficients + counts * math.log(rate) if rate > 0 else np.where(counts == 0, 0.0, -np.inf)
-    logs = logs + (trials - counts) * math.log1p(-rate) if rate < 1 else logs
-    return float(np.exp(np.logaddexp.reduce(logs)))
-
-
-def _log_binomials(trials: int, events: int) -> np.ndarray:
-    """Logarithms of "trials over k" for k from 0 to `events`."""
-    steps = np.arange(events, dtype=np.float64)
-    return np.concatenate([[0.0], np.cumsum(np.log(trials - steps) - np.log(steps + 1))])
+def _at_least(events: int, trials: int, probability: float) -> float:
+    """Of a binomial distribution; the sum goes outwards from its largest term, which is the first."""
+    if probability <= 0:
+        return 0.0
+    odds = probability / (1 - probability)
+    term = math.exp(
+        math.lgamma(trials + 1)
+        - math.lgamma(events + 1)
+        - math.lgamma(trials - events + 1)
+        + events * math.log(probability)
+        + (trials - events) * math.log1p(-probability)
+    )
+    total = 0.0
+    for count in range(events, trials + 1):
+        total += term
+        if term < total * 1e-17:
+            break
+        term *= (trials - count) / (count + 1) * odds
+    return total
