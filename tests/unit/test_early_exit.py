@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from offramp_adapters.audits.observation import ExitObservation
 from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.control.rules import LoadRule
 from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
+from offramp_adapters.routes.held import Held
 from offramp_adapters.routes.plan import (
     Answer,
     FollowUp,
@@ -461,6 +464,29 @@ def test_an_audit_begins_again_where_hidden_state_was_lost() -> None:
     seen = play(audit.plan, models, request(2))
     assert models.runs == [("s2", [0, 1], 1), ("s1", [0, 1], 0), ("s2", [0, 1], 1), ("s3", [0, 1], 2)]
     assert len(seen) == 2  # type: ignore[arg-type]
+
+
+def test_what_no_audit_goes_on_from_does_not_stay_in_its_worker() -> None:
+    class Row:
+        pass
+
+    rows = [Row(), Row()]
+    alive = [weakref.ref(row) for row in rows]
+    said = stages({}).answer(1, [0, 1]).outputs[0]
+    kept = Held("hidden_1_1", "FP32", (2, 1), b"", "worker", tuple(rows))
+    rows.clear()
+    plan = segments(route([0.8], audit_rate=0.5)).plan(Query({}, request(2), coins([0.1, 0.9])))
+    next(plan)
+    with pytest.raises(StopIteration) as end:
+        plan.send((Answer([said, kept]),))
+    del plan, kept
+    answer = end.value.value
+    gc.collect()
+    assert [row() is not None for row in alive] == [True, False]
+    [run] = next(audits(answer)[0].plan).runs
+    [handed] = run.inputs or ()
+    assert isinstance(handed, Held)
+    assert handed.rows == (alive[0](),)
 
 
 def test_an_audit_behind_segments_runs_the_whole_reference() -> None:

@@ -66,7 +66,11 @@ class Witness:
                 seen.append(self._observation(item, rate, audited=False))
         if deferred:
             seen.extend(self._deferred(deferred))
-        return tuple(seen), tuple(self._audits(audited))
+        follow_ups = tuple(self._audits(audited))
+        if follow_ups:
+            # Hidden state that no audit goes on from must not stay in its worker until they are done.
+            self._answers = {at: Answer(self._exits.outputs_of(answer)) for at, answer in self._answers.items()}
+        return tuple(seen), follow_ups
 
     def _deferred(self, items: Sequence[Item]) -> list[ExitObservation]:
         reference = self._answers[self._exits.last]
@@ -85,11 +89,10 @@ class Witness:
         def lost(reason: str) -> tuple[ExitObservation, ...]:
             return tuple(self._observation(item, self._rate, True, lost=reason) for item in items)
 
-        return FollowUp(AUDIT, self._reference(items), lost)
+        return FollowUp(AUDIT, self._reference(items, self._group(items)), lost)
 
-    def _reference(self, items: Sequence[Item]) -> Plan[tuple[ExitObservation, ...]]:
+    def _reference(self, items: Sequence[Item], group: Group) -> Plan[tuple[ExitObservation, ...]]:
         stages, last = self._exits.stages, self._exits.last
-        group = self._group(items)
         reference = yield from computed(stages, last, group)
         best, _ = stages[last].judge(reference)
         agreed = self._agreed(items, reference, best)

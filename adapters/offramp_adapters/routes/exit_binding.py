@@ -10,6 +10,7 @@ from offramp_common.text import quoted
 from offramp_adapters.confidence.scores import SoftmaxScore
 from offramp_adapters.routes.alike import check_classes
 from offramp_adapters.routes.deciding import Deciding, deciding_output
+from offramp_adapters.routes.exit_computing import step
 from offramp_adapters.routes.exit_stages import AGREEMENT, PATIENCE, SOFTMAX, BoundExits, BoundStage
 from offramp_adapters.routes.exit_thresholds import Threshold, rules_of
 from offramp_adapters.routes.plan import Target
@@ -194,12 +195,14 @@ def _stage(
     )
     score = route.score_of(stage)
     softmax: SoftmaxScore = next((each for each in SOFTMAX if each == score), SOFTMAX[0])
+    keep = frozenset(hands_on).difference(outputs) if stays else frozenset[str]()
     return BoundStage(
         stage.label, stage.target, starts[number],
+        step(stage.target, number, may_continue=number + 1 < len(starts), keep=keep),
         hands_on, inputs_are, decides.name, endpoint.max_batch_size > 0, decides.scale, stage.temperature, softmax,
         # The reference may well be one model.
         score == AGREEMENT and AGREEMENT in endpoint.scores,
-        frozenset(hands_on).difference(outputs) if stays else frozenset(),
+        keep,
     )  # fmt: skip
 
 

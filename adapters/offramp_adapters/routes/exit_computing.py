@@ -9,7 +9,7 @@ from open_inference.tensor import Tensor
 
 from offramp_adapters.routes.exit_stages import BoundStage
 from offramp_adapters.routes.exit_wishes import HEEDED
-from offramp_adapters.routes.plan import Answer, Plan, Run, StateLost, alone
+from offramp_adapters.routes.plan import Answer, Plan, Run, StateLost, Target, Together
 from offramp_adapters.routes.rows import take
 
 # How often hidden state may be lost on the way to one answer. Each time a worker has died.
@@ -42,13 +42,15 @@ def computed(stages: Sequence[BoundStage], number: int, group: Group) -> Plan[An
     losses = 0
     while True:
         try:
-            answer = yield from alone(_run(stages, at, group))
+            [answer] = yield _step(stages, at, group)
         except StateLost:
             losses += 1
             if losses > MAX_LOSSES:
                 raise
             group.handed, group.keeps, at = None, False, start
             continue
+        # It is waited for.
+        assert answer is not None
         if at == number:
             return answer
         group.handed = handed_on(stages[at], answer)
@@ -66,12 +68,25 @@ def rows_of(tensors: Sequence[Tensor], rows: Sequence[int], count: int) -> Seque
     return tensors if len(rows) == count else take(tensors, rows)
 
 
-def _run(stages: Sequence[BoundStage], number: int, group: Group) -> Run:
+def _step(stages: Sequence[BoundStage], number: int, group: Group) -> Together:
     stage = stages[number]
     inputs = group.handed
     if stage.start == number:
+        if group.places is None and group.keeps and group.last == len(stages) - 1:
+            return stage.whole
         inputs = None if group.places is None else take(group.inputs, group.places)
-    return Run(
-        stage.target, inputs, stage.inputs_are, depth=number, may_continue=number < group.last,
-        keep=stage.keep if group.keeps else frozenset(), heeded=HEEDED,
-    )  # fmt: skip
+    keep = stage.keep if group.keeps else frozenset[str]()
+    return step(stage.target, number, inputs, stage.inputs_are, number < group.last, keep)
+
+
+def step(
+    target: Target,
+    number: int,
+    inputs: Sequence[Tensor] | None = None,
+    inputs_are: str = "",
+    may_continue: bool = False,
+    keep: frozenset[str] = frozenset(),
+) -> Together:
+    """The run of one stage by itself."""
+    run = Run(target, inputs, inputs_are, depth=number, may_continue=may_continue, keep=keep, heeded=HEEDED)
+    return Together((run,))

@@ -117,12 +117,10 @@ class Passage:
         items = self._items
         numbers = sorted({item.exit for item in items}) or [self._wish.first]
         stages = self._exits.stages
-        parameters: dict[str, ParameterValue] = {
-            **self._said_below(numbers),
-            EXIT: per_item(stages[item.exit].name for item in items),
-            CONFIDENCE: per_item(f"{item.scores[-1]:.4g}" for item in items),
-            EPOCH: str(self._query.epoch),
-        }
+        parameters = self._said_below(numbers)
+        parameters[EXIT] = per_item([stages[item.exit].name for item in items])
+        parameters[CONFIDENCE] = per_item([item.scores[-1] for item in items])
+        parameters[EPOCH] = str(self._query.epoch)
         outputs = self._merged(numbers)
         labels = self._answers[numbers[0]].labels
         if self._wish.chosen:
@@ -135,9 +133,10 @@ class Passage:
 
     def _said_below(self, numbers: Sequence[int]) -> dict[str, ParameterValue]:
         """What routes and models say of their answers, where all that are part of this one say the same."""
-        first, *others = (self._answers[number].parameters for number in numbers)
-        if not others:
+        first = self._answers[numbers[0]].parameters
+        if len(numbers) == 1:
             return dict(first)
+        others = [self._answers[number].parameters for number in numbers[1:]]
         return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
     def _merged(self, numbers: Sequence[int]) -> Sequence[Tensor]:

@@ -12,7 +12,7 @@ from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.confidence.scores import SoftmaxScore, judge
 from offramp_adapters.routes.deciding import Scale
 from offramp_adapters.routes.exit_thresholds import HIGHEST, Rules
-from offramp_adapters.routes.plan import Answer, Target
+from offramp_adapters.routes.plan import Answer, Target, Together
 
 ExitScore: TypeAlias = Literal["max_probability", "margin", "entropy", "agreement", "patience"]
 
@@ -29,6 +29,8 @@ class BoundStage:
     target: Target
     # Where the network begins that it is a segment of; its own number, if it takes the request's inputs.
     start: int
+    # The whole request through this stage, on the way to the reference: the same for all.
+    whole: Together
     # Outputs that the next stage takes.
     hands_on: tuple[str, ...]
     # What its inputs are, for errors; empty: the request's.
@@ -82,9 +84,7 @@ class BoundExits:
     def outputs_of(self, answer: Answer) -> Sequence[Tensor]:
         """The answer without what stages only hand on."""
         tensors = answer.outputs
-        if len(tensors) == len(self.outputs) and all(
-            tensor.name == name for tensor, name in zip(tensors, self.outputs, strict=True)
-        ):
+        if tuple([tensor.name for tensor in tensors]) == self.outputs:
             return tensors
         by_name = {tensor.name: tensor for tensor in tensors}
         return [by_name[name] for name in self.outputs]
