@@ -111,7 +111,7 @@ def _divided(shares: Floats, leading: NDArray[np.bool_], liked: Floats) -> Float
 def stacked(probabilities: Floats, weights: Floats, bias: Floats) -> Floats:
     """Probabilities, [items, classes], by a stack's `weights` [members * classes, classes] and `bias` [classes]."""
     scores = features(np.log(np.maximum(probabilities, _LOWEST))) @ weights + bias
-    [combined] = probabilities_of(scores[None], LOGITS, _AS_IT_IS)
+    combined: Floats = probabilities_of(scores[None], LOGITS, _AS_IT_IS)[0]
     return combined
 
 
