@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -307,6 +308,20 @@ def test_lost_hidden_state_is_computed_again_for_the_items_that_are_left() -> No
         ("s1", [1], 0), ("s2", [1], 1), ("s3", [1], 2),
     ]  # fmt: skip
     assert exits(answer) == ["s1", "s3"]
+
+
+def test_hidden_state_stays_in_its_worker_until_it_was_lost_there() -> None:
+    definition = route([0.8])
+    stages_of_one_device = {
+        target: replace(segment(number, 2), device="cpu") for number, target in enumerate(definition.targets, 1)
+    }
+    plan = definition.bind(stages_of_one_device).plan(Query({}, request(1), lambda: 0.5))
+    first = next(plan)
+    assert [run.keep for run in first.runs] == [{"hidden_1_1"}]
+    unsure = Stages(lambda number, item: (0, 0.5)).answer(1, [0])
+    assert plan.send((unsure,)).runs[0].keep == frozenset()
+    again = plan.throw(StateLost("gone"))
+    assert [(run.target.name, run.keep) for run in again.runs] == [("s1", frozenset())]
 
 
 def test_what_was_decided_before_the_loss_stays() -> None:
