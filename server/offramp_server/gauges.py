@@ -76,6 +76,6 @@ def _store(core: Core) -> StoreGauges:
 def _workers(core: Core) -> Iterator[WorkerGauges]:
     for group in core.backend.groups:
         for executor in group.actives:
-            yield WorkerGauges(group.device, "ready", executor.process_id)
+            yield WorkerGauges(group.device, "ready", executor.process_id, executor.held.bytes)
         for executor in group.standbys:
             yield WorkerGauges(group.device, "standby", executor.process_id)

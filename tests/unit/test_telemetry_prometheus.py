@@ -105,7 +105,7 @@ def busy() -> FakeServer:
     server.stats.load_level_changes[Level.NORMAL, Level.OVERLOADED] += 1
     engine = EngineReport("onnxruntime", "cpu", "fp32", threads=1, reason="measured")
     server.models = [ModelGauges("digits", "2", True, queue_requests=2, queue_items=5, engine=engine)]
-    server.workers = [WorkerGauges("cpu", "ready", os.getpid()), WorkerGauges("cpu", "standby", os.getpid())]
+    server.workers = [WorkerGauges("cpu", "ready", os.getpid(), 800), WorkerGauges("cpu", "standby", os.getpid())]
     return server
 
 
@@ -221,6 +221,11 @@ async def test_memory_of_this_process_and_of_the_workers_is_shown_in_bytes(busy:
     own = found.value("process_resident_memory_bytes")
     assert own > 1 << 20
     assert found.value("offramp_worker_resident_memory_bytes", device="cpu") == pytest.approx(2 * own, rel=0.1)
+
+
+async def test_hidden_state_that_workers_keep_is_shown_in_bytes(busy: FakeServer) -> None:
+    found = await scrape(busy)
+    assert found.value("offramp_worker_held_bytes", device="cpu") == 800
 
 
 @pytest.fixture

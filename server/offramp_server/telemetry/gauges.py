@@ -30,6 +30,8 @@ class WorkerGauges:
     state: str
     # Its process; None: it runs in this one.
     pid: int | None = None
+    # What it keeps of the outputs of early stages for later ones.
+    held_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,7 @@ class OfframpCollector(Collector):
             family.add_metric(key, alive[key])
         yield family
         yield _worker_memory(workers)
+        yield _worker_held(workers)
 
 
 def with_unused(stats: Stats, models: Iterable[ModelGauges]) -> Mapping[tuple[str, str], ModelStats]:
@@ -240,6 +241,18 @@ def _by_labels(name: str, text: str, labels: Sequence[str], counts: Iterable[tup
     family = CounterMetricFamily(name, text, labels=labels)
     for key, count in counts:
         family.add_metric(key, count)
+    return family
+
+
+def _worker_held(workers: Iterable[WorkerGauges]) -> Metric:
+    family = GaugeMetricFamily(
+        "offramp_worker_held_bytes", "Hidden state that workers keep for later stages.", labels=("device",)
+    )
+    held: Counter[str] = Counter()
+    for worker in workers:
+        held[worker.device] += worker.held_bytes
+    for device, size in held.items():
+        family.add_metric((device,), size)
     return family
 
 
