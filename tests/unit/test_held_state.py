@@ -64,7 +64,7 @@ class Bench:
 
     def __init__(self, loop: HandClock, room: int = 1 << 20) -> None:
         self.loop = loop
-        self.scheduler = Scheduler(Stats(), max_attempts=2, loop=loop)
+        self.scheduler = Scheduler(Stats(), max_attempts=2, loop=loop, clock=lambda: int(loop.now * 1e9))
         self.first, self.second = (
             Lane(handle, spec(max_queue_items=1000), ModelStats(), {1: 0.01}) for handle in (1, 2)
         )
@@ -208,7 +208,7 @@ def test_state_is_there_for_as_long_as_somebody_refers_to_rows_of_it() -> None:
         assert bench.kept == [1, 0]
         audited = bench.go_on(audit, background=True)
         del audit
-        await settle()
+        await bench.loop.advance(1)
         await bench.finish_all()
         assert values(audited) == [4]
 

@@ -10,7 +10,7 @@ import pytest
 from offramp_server.errors import Overloaded
 from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.policy import ShallowFirst
-from offramp_server.scheduling.scheduler import Scheduler
+from offramp_server.scheduling.scheduler import MAX_QUIET_NS, Scheduler
 from offramp_server.scheduling.work import Answer
 from offramp_server.telemetry.stats import ModelStats, Stats
 from scheduling_fakes import HandClock, HandExecutor, on_hand_clock, settle, spec, work
@@ -126,6 +126,12 @@ class Bench:
     async def finish_all(self) -> None:
         while self.executor.batches:
             await self.finish()
+            if not self.executor.batches:
+                await self.quiet()
+
+    async def quiet(self) -> None:
+        """Nobody comes for so long that what nobody waits for may begin."""
+        await self.loop.advance(MAX_QUIET_NS / 1e9)
 
 
 Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
@@ -259,6 +265,36 @@ def test_what_nobody_waits_for_is_not_sent_ahead_and_in_small_batches_where_larg
         assert bench.executor.seen == [[0, 1], [9], [2, 3], [4, 5], [6, 7]]
 
     play(scenario, FLAT_CURVE)
+
+
+def test_what_nobody_waits_for_does_not_slip_in_before_callers_who_call_again_at_once() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.ask(0)
+        await settle()
+        bench.ask(1, background=True)
+        for again in (2, 3):
+            await bench.finish()
+            await bench.loop.advance(0.9 * MAX_QUIET_NS / 1e9)
+            assert bench.executor.batches == []
+            bench.ask(again)
+            await settle()
+        await bench.finish()
+        await bench.quiet()
+        assert bench.executor.seen == [[0], [2], [3], [1]]
+
+    play(scenario)
+
+
+def test_a_cheap_batch_that_nobody_waits_for_need_not_wait_for_longer_than_it_takes() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.ask(0)
+        await settle()
+        bench.ask(1, background=True)
+        await bench.finish()
+        await bench.loop.advance(0.002)
+        assert bench.executor.seen == [[0], [1]]
+
+    play(scenario, {1: 0.0015, 4: 0.0015})
 
 
 def test_what_nobody_waits_for_is_computed_in_large_batches_where_they_take_no_longer() -> None:
