@@ -19,7 +19,7 @@ GENERATOR := $(GENERATE_VENV)/.installed
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUNTIME) ## Serve a Fashion-MNIST teacher and smaller models, measure them on real images, and leave
+demo: $(RUNTIME) ## Serve a Fashion-MNIST teacher, smaller models and routes over them, measure all on real images, and leave
 	$(MAKE_FASHION)
 	$(VENV)/bin/python examples/fashion/demo.py --repository $(FASHION) $(ARGS)
 
