@@ -25,9 +25,9 @@ from offramp_server.scheduling.work import Answer, Timing, Work
 from offramp_server.telemetry.stats import Stats
 
 # Callers who call again as soon as they are answered leave an executor idle for a moment. A batch that nobody waits for
-# and that slips in there keeps all of them waiting (measured: a tenth of the throughput and twice the latency lost at
-# eight callers). So it is begun only if nobody has come for as long as it takes; but for no longer than this, or audits
-# would never be made where it is never quiet for long.
+# and that slips in there keeps all of them waiting (docs/adr/0006: half of the throughput lost at eight callers). So it
+# is begun only if nobody has come for as long as it takes; but for no longer than this, or audits would never be made
+# where it is never quiet for long.
 MAX_QUIET_NS = 5_000_000
 # uvloop's timers are no finer: a shorter one would be asked for over and over.
 TIMER_SECONDS = 0.001
