@@ -113,12 +113,13 @@ class TestInfer:
             "offramp_epoch": 4,
             "offramp_arm": "b",
             "offramp_request_id": "abc",
+            "offramp_assigned": "unit",
             "route": "not ours",
         }
 
         result = client.infer("echo", {"x": X})
 
-        assert result.path == AnswerPath("fashion", ("student", "teacher"), ("1",), (0.75,), 4, "b", "abc")
+        assert result.path == AnswerPath("fashion", ("student", "teacher"), ("1",), (0.75,), 4, "b", "abc", "unit")
         assert (result.path.exit, result.path.confidence) == ("1", 0.75)
         assert result.parameters == server.response_parameters
 

@@ -80,6 +80,8 @@ class AnswerPath:
     arm: str | None = None
     #: The server's id of the request, as in its log.
     request_id: str | None = None
+    #: How a split route came to that arm: by the "unit", which has it every time, by a "coin", or at the "request"'s wish.
+    assigned: str | None = None
 
     @property
     def exit(self) -> str | None:
@@ -109,7 +111,7 @@ class AnswerPath:
                 exits=_listed(said, "exit"),
                 confidences=tuple(map(float, _listed(said, "confidence"))),
                 epoch=int(said["epoch"]) if "epoch" in said else None,
-                **{name: str(said[name]) for name in ("route", "arm", "request_id") if name in said},
+                **{name: str(said[name]) for name in ("route", "arm", "request_id", "assigned") if name in said},
             )
         except ValueError as error:
             raise ProtocolError(f"the answer's parameters are not as agreed: {error}") from error
