@@ -80,7 +80,7 @@ class AnswerPath:
     arm: str | None = None
     #: The server's id of the request, as in its log.
     request_id: str | None = None
-    #: How a split route came to that arm: by the "unit", which has it every time, by a "coin", or at the "request"'s wish.
+    #: How a split came to that arm: by the "unit", which has it every time, by a "coin", or as the "request" wished.
     assigned: str | None = None
 
     @property
