@@ -20,11 +20,27 @@ def write_segments(repository: Path, threshold: float, rest: str = "") -> None:
     one = numpy_helper.from_array(np.array(1, dtype=np.float32), "one")
     _write(repository, "net-1", "x", 0, [helper.make_node("Add", ["x", "one"], ["hidden_1_1"])], [one])
     _write(repository, "net-2", "hidden_1_1", 1, [], [])
-    (repository / "net").mkdir()
-    (repository / "net" / "route.toml").write_text(
-        f'kind = "early_exit"\n{rest}\n'
-        f'[[stages]]\nmodel = "net-1"\nthreshold = {threshold}\n[[stages]]\nmodel = "net-2"\n'
+    _write_route(repository, threshold, rest)
+
+
+def write_deadly_segments(repository: Path) -> None:
+    """`net` goes on with every x, INT32 [-1, 1]. At its second stage, x modulo -1 overflows for the smallest number, a
+    fault of the processor that ends the worker."""
+    minus_one = numpy_helper.from_array(np.array(-1, dtype=np.int32), "minus_one")
+    head = numpy_helper.from_array(np.ones((1, 2), dtype=np.float32), "head")
+    cast, product = (
+        helper.make_node("Cast", ["rest"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["values", "head"], ["logits"]),
     )
+    first = [helper.make_node("Sub", ["x", "x"], ["rest"]), helper.make_node("Identity", ["x"], ["hidden_1_1"])]
+    second = [helper.make_node("Mod", ["hidden_1_1", "minus_one"], ["rest"])]
+    state = helper.make_tensor_value_info("hidden_1_1", TensorProto.INT32, ["batch", 1])
+    answer = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])
+    x = helper.make_tensor_value_info("x", TensorProto.INT32, ["batch", 1])
+    _save(repository, "net-1", helper.make_graph([*first, cast, product], "net-1", [x], [answer, state], [head]))
+    constants = [head, minus_one]
+    _save(repository, "net-2", helper.make_graph([*second, cast, product], "net-2", [state], [answer], constants))
+    _write_route(repository, 1.1)
 
 
 def logits(stage: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -44,6 +60,18 @@ def _write(
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", size]) for output, size in outputs],
         [head, *constants],
     )
+    _save(repository, name, graph)
+
+
+def _write_route(repository: Path, threshold: float, rest: str = "") -> None:
+    (repository / "net").mkdir()
+    (repository / "net" / "route.toml").write_text(
+        f'kind = "early_exit"\n{rest}\n'
+        f'[[stages]]\nmodel = "net-1"\nthreshold = {threshold}\n[[stages]]\nmodel = "net-2"\n'
+    )
+
+
+def _save(repository: Path, name: str, graph: onnx.GraphProto) -> None:
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

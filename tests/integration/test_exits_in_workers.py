@@ -11,17 +11,18 @@ from typing import Literal
 import numpy as np
 import pytest
 from eventually import PATIENCE, eventually
-from offramp_client import aio
+from offramp_client import InferResult, aio, errors
 from offramp_server.config import Settings, WorkerSettings
 from offramp_server.core import build_core
 from offramp_server.inference import InferRequest, InferResponse
 from offramp_server.scheduling.held import HeldMemory
 from open_inference.tensor import Tensor
-from segments import FEATURES, logits, write_segments
+from segments import FEATURES, logits, write_deadly_segments, write_segments
 from server_process import serving
 from traffic import Traffic
 
 ALWAYS_DEFER, SOMETIMES = 1.1, 0.6
+SMALLEST = np.iinfo(np.int32).min
 
 
 @pytest.mark.parametrize("mode", ["process", "in-process"])
@@ -75,6 +76,27 @@ async def test_killing_workers_between_stages_fails_no_request(repository: Path)
                     await eventually(lambda gone=victim: two_others(server.worker_pids(), gone))  # type: ignore[misc]
                 await traffic.more(50)
     assert exits == {"net-1", "net-2"}
+
+
+async def test_a_request_that_ends_workers_at_a_later_stage_is_given_up_and_takes_nobody_with_it(
+    repository: Path,
+) -> None:
+    write_deadly_segments(repository)
+    with serving(repository) as server:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
+
+            async def ask(value: int) -> InferResult | errors.OfframpError:
+                try:
+                    return await client.infer("net", {"x": np.array([[value]], dtype=np.int32)})
+                except errors.OfframpError as error:
+                    return error
+
+            poison, *innocents = await asyncio.gather(*(ask(value) for value in (SMALLEST, *range(1, 9))))
+            assert isinstance(poison, errors.OfframpError)
+            assert "died on each of 2 attempts" in str(poison)
+            for answer in innocents:
+                assert isinstance(answer, InferResult)
+                assert answer["logits"].tolist() == [[0, 0]]
 
 
 def two_others(pids: list[int], gone: int) -> bool:
