@@ -16,34 +16,49 @@ WINDOW = 4
 
 
 async def answers_of(
-    asker: Asker, asked: Asked, inputs: Sequence[Array], outputs: Sequence[str]
+    asker: Asker, asked: Asked, inputs: Mapping[str, Array], outputs: Sequence[str]
 ) -> Mapping[str, Array]:
-    """These outputs, N first in each, for `inputs` in the order of the endpoint's, N first in each: sent in batches as
-    large as they may be, or one by one where there is no batch dimension."""
-    size = asked.endpoint.max_batch_size
-    window = asyncio.Semaphore(WINDOW)
-
-    async def ask(start: int) -> Mapping[str, Array]:
-        rows = slice(start, start + size) if size else start
-        async with window:
-            answer = await asker.infer(asked.target, _tensors(asked, [array[rows] for array in inputs]))
-        found = {tensor.name: tensor.numpy() for tensor in answer}
-        return {name: found[name] if size else found[name][None] for name in outputs}
-
-    tasks = [asyncio.create_task(ask(start)) for start in range(0, len(inputs[0]), size or 1)]
-    try:
-        parts = await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+    """These outputs for `inputs`, N first in each of both, by name: asked in batches as large as they may be."""
+    batches = batches_of(inputs, asked.endpoint.max_batch_size)
+    parts = await answers_to(asker, asked, batches, outputs)
     return {name: _joined(asked, name, [part[name] for part in parts]) for name in outputs}
 
 
-def _tensors(asked: Asked, arrays: Sequence[Array]) -> list[Tensor]:
+def batches_of(inputs: Mapping[str, Array], size: int) -> list[Mapping[str, Array]]:
+    """Parts of at most `size` items; with size 0, where there is no batch dimension, one by one."""
+    count = len(next(iter(inputs.values())))
+    starts = range(0, count, size or 1)
+    return [{name: array[start : start + (size or 1)] for name, array in inputs.items()} for start in starts]
+
+
+async def answers_to(
+    asker: Asker, asked: Asked, batches: Sequence[Mapping[str, Array]], outputs: Sequence[str]
+) -> list[Mapping[str, Array]]:
+    """As `answers_of`, of each batch by itself."""
+    window = asyncio.Semaphore(WINDOW)
+    batched = bool(asked.endpoint.max_batch_size)
+
+    async def ask(batch: Mapping[str, Array]) -> Mapping[str, Array]:
+        async with window:
+            answer = await asker.infer(asked.target, _tensors(asked, batch))
+        found = {tensor.name: tensor.numpy() for tensor in answer}
+        return {name: found[name] if batched else found[name][None] for name in outputs}
+
+    tasks = [asyncio.create_task(ask(batch)) for batch in batches]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _tensors(asked: Asked, batch: Mapping[str, Array]) -> list[Tensor]:
+    batched = bool(asked.endpoint.max_batch_size)
     with usage_errors():
+        arrays = {name: array if batched else array[0] for name, array in batch.items()}
         return [
-            Tensor.from_numpy(info.name, _scaled(array, info.datatype), info.datatype)
-            for info, array in zip(asked.endpoint.inputs, arrays, strict=True)
+            Tensor.from_numpy(info.name, _scaled(arrays[info.name], info.datatype), info.datatype)
+            for info in asked.endpoint.inputs
         ]
 
 

@@ -20,6 +20,9 @@ from offramp_server.cli.stage_answers import StageAnswers
 
 Labels = NDArray[np.int64]
 
+# Of the logarithm of a temperature before anything was seen: where an exit has always agreed, any small one would do.
+SPREAD = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -89,7 +92,7 @@ def _agreement(route: EarlyExitRoute, exits: BoundExits, answers: StageAnswers) 
 def _temperature(exits: BoundExits, number: int, output: Array, target: Labels) -> float:
     logarithms = log_probabilities(output, exits.stages[number].scale)
     known = ~np.isnan(logarithms).any(axis=1)
-    return float(f"{fit_temperature(logarithms[known], target[known]):.4g}") if known.any() else 1.0
+    return float(f"{fit_temperature(logarithms[known], target[known], SPREAD):.4g}") if known.any() else 1.0
 
 
 def _scores(exits: BoundExits, number: int, answers: StageAnswers, temperature: float) -> list[float]:
@@ -99,8 +102,12 @@ def _scores(exits: BoundExits, number: int, answers: StageAnswers, temperature: 
 
 
 def _rounded_up(threshold: float) -> float:
-    """To what people read; up, so that no item more leaves."""
-    return math.ceil(threshold * 1e4) / 1e4
+    """To what people read, at least four digits and three of what is missing to 1; up, so that no item more leaves."""
+    if threshold >= 1:
+        return threshold
+    scale = 10.0 ** max(4, 3 - math.ceil(math.log10(1 - threshold)))
+    rounded = math.ceil(threshold * scale) / scale
+    return rounded if rounded < 1 else threshold
 
 
 def _accuracy(evidence: Evidence, answers: StageAnswers, chosen: Point, labels: Labels, half: Labels) -> float:

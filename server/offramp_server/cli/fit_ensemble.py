@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +26,7 @@ from offramp_server.cli.asking import open_asker
 from offramp_server.cli.commands import Commands
 from offramp_server.cli.connection import server_options
 from offramp_server.cli.failures import Refused, UsageError, usage_errors
-from offramp_server.cli.labelled import open_labelled
+from offramp_server.cli.labelled import classes_of, open_labelled
 from offramp_server.repository.layout import ROUTE_TOML
 from offramp_server.repository.route_kinds.ensemble import EnsembleToml
 
@@ -183,7 +182,8 @@ async def _ask(options: argparse.Namespace, route: EnsembleRoute) -> _Said:
             check_inputs(route.targets, endpoints)
             check_classes(route.targets, deciding)
         first = route.targets[0]
-        data = open_labelled(options, asked[first], _classes(list(deciding.values())))
+        classes = classes_of([deciding[target].facts for target in route.targets])
+        data = open_labelled(options, asked[first], classes)
         said = []
         for target in route.targets:
             output = deciding[target]
@@ -191,13 +191,6 @@ async def _ask(options: argparse.Namespace, route: EnsembleRoute) -> _Said:
             said.append(_logarithms(target, values, output))
             print(f"{target} has answered {len(data)} examples", flush=True)
     return _Said(np.stack(said), data.labels, data.digest)
-
-
-def _classes(deciding: Sequence[Deciding]) -> tuple[str, ...] | int:
-    named = next((each.facts.labels for each in deciding if each.facts.labels), None)
-    if named is None and deciding[0].classes < 0:
-        raise UsageError("the members have no fixed number of classes; there is nothing that could be fitted to labels")
-    return named or deciding[0].classes
 
 
 def _logarithms(target: Target, values: Array, output: Deciding) -> Floats:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from offramp_adapters.routes.strategy import TensorFacts
 from offramp_client.pictures import encoded
 from offramp_common.extras import needs_extra
 from offramp_compression.cli.limit import limited
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """N examples: `inputs` in the order of the endpoint's, N first in each; `labels` int64 [N], in the order of the
-    endpoint's classes."""
+    """N examples: `inputs` by name, N first in each; `labels` int64 [N], in the order of the endpoint's classes."""
 
-    inputs: tuple[Array, ...]
+    inputs: Mapping[str, Array]
     labels: NDArray[np.int64]
     digest: str
 
@@ -55,7 +56,20 @@ def open_labelled(options: argparse.Namespace, asked: Asked, classes: tuple[str,
         raise UsageError(
             f'{options.data}: has {len(inputs)} arrays for each example, and "{asked.target}" takes {takes}'
         )
-    return Labelled(inputs, data.labels, _digest(data))
+    named = {info.name: array for info, array in zip(asked.endpoint.inputs, inputs, strict=True)}
+    return Labelled(named, data.labels, _digest(data))
+
+
+def classes_of(deciding: Sequence[TensorFacts]) -> tuple[str, ...] | int:
+    """What `open_labelled` takes, of outputs that have the same classes, some of them perhaps with names.
+
+    Raises UsageError for those of which nobody says how many they have.
+    """
+    named = next((facts.labels for facts in deciding if facts.labels), None)
+    count = deciding[0].dims[0]
+    if named is None and count < 0:
+        raise UsageError(f"output {deciding[0]} has no fixed number of classes, which labels could mean")
+    return named or count
 
 
 def _texts(options: argparse.Namespace, classes: tuple[str, ...] | None) -> Dataset:
