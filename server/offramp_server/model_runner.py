@@ -66,8 +66,10 @@ class ModelRunner:
             computed.items, computed.queue_ns, timing.input_ns, timing.infer_ns, timing.output_ns,
             time.monotonic_ns() - started,
         )  # fmt: skip
-        outputs = wanted(answer.outputs, request.outputs) if request.outputs else answer.outputs
-        return replace(answer, outputs=outputs, models=(f"{model.spec.name}:{model.spec.version}",))
+        answer.models = (f"{model.spec.name}:{model.spec.version}",)
+        if request.outputs:
+            answer.outputs = wanted(answer.outputs, request.outputs)
+        return answer
 
     async def _follow_head(self, head: Head, model: LoadedModel, request: InferRequest) -> tuple[Answer, _Computed]:
         """What the model's head makes of its outputs, and the run over the request's own inputs."""
@@ -94,9 +96,8 @@ class ModelRunner:
         work = Work(
             valid.tensors, valid.items, valid.shape_key, self._loop.create_future(),
             request.priority or DEFAULT_PRIORITY, deadline,
-            arrived_ns=request.arrived_ns, depth=request.depth, may_continue=request.may_continue,
-            background=request.background, home=valid.home,
-            keep=_positions(request.keep, model.spec) if request.keep else 0,
+            request.arrived_ns, request.depth, request.may_continue, request.background, valid.home,
+            _positions(request.keep, model.spec) if request.keep else 0,
         )  # fmt: skip
         answer = await model.run(work)
         for spec, tensor in zip(model.spec.outputs, answer.outputs, strict=True):

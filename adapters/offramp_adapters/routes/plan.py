@@ -87,9 +87,11 @@ class Together:
     margin: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What a run or a whole plan came to."""
+
+    # Not frozen, as there is one for each request to each model, and making a frozen one takes three times as long.
 
     outputs: Sequence[Tensor]
     # What the positions along the last dimension of an output mean, where the request decided that.

@@ -92,7 +92,8 @@ class ThreadExecutor:
         """Compute, and return what the loop is to do about it."""
         staying = batch.keep.only_kept if batch.keep else 0
         try:
-            inputs = self._host.kept.resolved(inputs)
+            if batch.held:
+                inputs = self._host.kept.resolved(inputs)
             outputs, infer_ns = self._host.execute(batch.handle, inputs, staying)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
