@@ -21,6 +21,7 @@ from offramp_server.cli.main import main
 from offramp_server.core import serve_in_process
 from offramp_server.inference import InferRequest, InferResponse
 from open_inference.tensor import BYTES, Tensor, encode_bytes
+from server_process import serving
 from text_models import IDS, write_bag, write_tokenizer
 
 TEXT = """\
@@ -140,7 +141,7 @@ def test_texts_of_any_length_go_through_the_segments_of_a_network(repository: Pa
     assert {"threshold", "temperature"} <= exit.keys()
     assert "temperature" in end
     asked = Tensor("text", BYTES, (2, 1), encode_bytes(texts[:2]))
-    assert "net-stage1" in answer(repository, "pets", asked).parameters["offramp_exit"].split(",")
+    assert "net-stage1" in str(answer(repository, "pets", asked).parameters["offramp_exit"]).split(",")
 
 
 def test_stages_that_name_their_inputs_in_another_order_get_them_by_name(repository: Path, tmp_path: Path) -> None:
@@ -157,3 +158,146 @@ def test_stages_that_name_their_inputs_in_another_order_get_them_by_name(reposit
     assert calibrate(repository, tmp_path / "test.npz", "--write") == 0
     # Both count the same words, and so always agree.
     assert stages(repository)[0]["threshold"] < 1
+
+
+def test_comments_and_everything_else_in_the_file_stay(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calibrate(models, data, "--write") == 0
+    quick, large = stages(models)
+    temperature = f"temperature = {quick['temperature']}\n"
+    expected = TEXT.replace("threshold = 0.5\n", f"threshold = {quick['threshold']}\n{temperature}")
+    expected = expected.replace('"large"\n', f'"large"\ntemperature = {large["temperature"]}\n')
+    assert text_of(models) == expected
+    assert [path.name for path in (models / "pets").iterdir()] == ["route.toml"]
+    assert "offramp models load pets" in capsys.readouterr().out
+
+
+def test_without_write_it_proposes_and_changes_nothing(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calibrate(models, data) == 0
+    assert text_of(models) == TEXT
+    printed = capsys.readouterr().out
+    assert "running 2 stages on 1600 examples" in printed
+    assert "chosen on 800 examples; on 800 others:" in printed
+    assert "agreement with large: 9" in printed
+    assert "with confidence 0.95 (wanted: 97.00%)" in printed
+    assert "--write puts thresholds and temperatures into" in printed
+
+
+def test_the_choice_may_be_measured_on_other_examples(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "other.npz", x=ROWS[:300], labels=TRUTH[:300])
+    assert calibrate(models, data, "--unseen", str(tmp_path / "other.npz")) == 0
+    assert "chosen on 1600 examples; on 300 others:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["curve.png", "curve.svg"])
+def test_a_picture_shows_the_curve(models: Path, data: Path, tmp_path: Path, name: str) -> None:
+    assert calibrate(models, data, "--picture", str(tmp_path / "new" / name)) == 0
+    begins = {".png": b"\x89PNG", ".svg": b"<?xml"}[Path(name).suffix]
+    assert (tmp_path / "new" / name).read_bytes().startswith(begins)
+
+
+def test_a_running_server_may_do_the_computing(models: Path, data: Path) -> None:
+    with serving(models, ["--in-process"]) as server:
+        assert calibrate(models, data, "--write", "--target", server.grpc) == 0
+    over_the_wire = stages(models)
+    write_route(models, "pets", TEXT)
+    assert calibrate(models, data, "--write") == 0
+    assert [each["temperature"] for each in stages(models)] == [each["temperature"] for each in over_the_wire]
+
+
+# What it refuses
+
+
+def test_a_route_whose_exits_need_no_thresholds_is_refused(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of(text: str, sentence: str) -> None:
+        write_route(models, "pets", text)
+        refused(capsys, 2, sentence, models, data)
+
+    of('kind = "single"\nmodel = "small"\n', 'route "pets" is of kind single; only early_exit has thresholds')
+    stage = '[[stages]]\nname = "{}"\nmodel = "small"\n'
+    patience = "".join(map(stage.format, "abc")) + '[[stages]]\nmodel = "large"\n'
+    of(
+        f'kind = "early_exit"\nscore = "patience"\npatience = 2\n{patience}',
+        'stage "a" goes by score = "patience"; thresholds are chosen for max_probability, margin, entropy',
+    )
+    of(
+        TEXT.replace("threshold = 0.5", "threshold = 0.5\nthresholds_by_class = { cat = 0.9 }"),
+        'stage "quick" has thresholds_by_class, which would hold instead; take them out first',
+    )
+
+
+def test_a_route_that_is_not_there_is_refused(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", str(models / "cats"), "--data", str(data)]) == 2
+    assert "cats" in capsys.readouterr().err
+
+
+def test_stages_that_do_not_fit_are_named(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def of(reference: str, sentence: str) -> None:
+        write_route(models, "pets", TEXT.replace('"large"', f'"{reference}"'))
+        refused(capsys, 2, sentence, models, data)
+
+    write_classifier(models, "pair", LARGE[:, :2])
+    of("pair", "classes")
+    of("broken", "broken")
+    of("huge", "huge")
+
+
+def test_examples_that_do_not_fit_are_refused(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(data, x=ROWS, labels=TRUTH, class_names=np.array(["cat", "dog", "fox"]))
+    refused(capsys, 2, 'the model has no class "fox"', models, data)
+    np.savez(data, x=ROWS[:, :3], labels=TRUTH)
+    refused(capsys, 2, "expected FP32[-1,6], got FP32[", models, data)
+    np.savez(data, x=ROWS[:1], labels=TRUTH[:1], class_names=np.array(LABELS))
+    refused(capsys, 2, "the 0 examples to choose on, whatever they show; expected at least 198", models, data)
+    data.unlink()
+    refused(capsys, 2, "there is no such file", models, data)
+    np.savez(data, x=ROWS, labels=TRUTH + 1)
+    write_route(models, "pets", TEXT.replace('"large"', '"small"'))
+    refused(capsys, 2, 'there is a label 3, and "small" has 3 classes: expected labels from 0 to 2', models, data)
+
+
+def test_how_many_examples_a_wish_takes_is_said_before_anything_is_run(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, 2, "expected at least 5990, of which half are for choosing", models, data, "--agreement", "0.999")
+    refused(capsys, 2, "expected at least 2995, or", models, data, "--agreement", "0.999", "--unseen", str(data))
+    assert "running" not in capsys.readouterr().out
+
+
+def test_a_reference_that_says_nothing_is_no_reference(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classifier(models, "nan", np.full((6, 3), np.nan))
+    write_route(models, "pets", TEXT.replace('"large"', '"nan"'))
+    refused(capsys, 1, '"nan" answers 1600 of 1600 examples with NaN', models, data)
+
+
+def test_exits_that_know_nothing_are_not_opened(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_classifier(models, "clueless", np.zeros((6, 3)))
+    write_route(models, "pets", TEXT.replace('"small"', '"clueless"'))
+    refused(capsys, 1, "nothing may leave early, if the agreement is to be 0.97 with confidence 0.95", models, data)
+
+
+def test_thresholds_that_the_levels_of_load_do_not_allow_are_not_written(
+    models: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_route(models, "pets", f"{TEXT}\n[load.idle]\nthresholds = [0.51]\n")
+    refused(capsys, 1, "nothing was written, change this first", models, data)
+
+
+def test_options_that_cannot_be_are_refused(models: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value, sentence in (
+        ("--agreement", "99", "--agreement: expected a number above 0 and below 1, such as 0.99, got 99"),
+        ("--confidence", "high", "--confidence: expected a number above 0 and below 1, such as 0.99, got high"),
+        ("--picture", "curve.gif", "--picture: expected a name that ends in .png or .svg, got curve.gif"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            calibrate(models, data, option, value)
+        assert sentence in capsys.readouterr().err

@@ -9,8 +9,8 @@ from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
 from offramp_adapters.routes.exit_stages import BoundExits
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Endpoint, TensorFacts
-from offramp_server.cli.calibration import Calibration, Wanted, calibrate
-from offramp_server.cli.stage_answers import StageAnswers
+from offramp_server.cli.calibration import Calibration, Wanted, calibrate, halves
+from offramp_server.cli.stage_answers import StageAnswers, joined
 
 CLASSES, EXAMPLES = 4, 4000
 # How much too sure the exits are.
@@ -53,7 +53,7 @@ def _swapped(place: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.
 
 def run(exits: int = 1, agreement: float = 0.98) -> Calibration:
     answers, labels = said(exits)
-    return calibrate(*bound(exits), answers, labels, Wanted(agreement, 0.05), seed=0)
+    return calibrate(*bound(exits), answers, labels, Wanted(agreement, 0.05), halves(EXAMPLES, seed=0))
 
 
 @pytest.mark.parametrize("exits", [1, 2])
@@ -91,5 +91,30 @@ def test_accuracies_are_of_the_half_that_nothing_was_chosen_on() -> None:
 def test_an_exit_that_says_nothing_leaves_everything_to_the_reference() -> None:
     answers, labels = said(1)
     answers.outputs[0][:] = np.nan
-    found = calibrate(*bound(1), answers, labels, Wanted(0.9, 0.05), seed=0)
+    found = calibrate(*bound(1), answers, labels, Wanted(0.9, 0.05), halves(EXAMPLES, seed=0))
     assert found.unseen.shares == (0.0, 1.0)
+
+
+def test_an_exit_that_always_agrees_gets_a_threshold_that_its_scores_reach() -> None:
+    answers, labels = said(1)
+    answers.outputs[0][:] = 5 * answers.outputs[1]
+    found = calibrate(*bound(1), answers, labels, Wanted(0.99, 0.05), halves(EXAMPLES, seed=0))
+    assert found.unseen.shares == (1.0, 0.0)
+    assert found.chosen.thresholds[0] <= 1
+
+
+def test_the_curve_is_measured_where_nothing_was_chosen() -> None:
+    parts = halves(EXAMPLES, seed=1)
+    answers, labels = said(1)
+    found = calibrate(*bound(1), answers, labels, Wanted(0.98, 0.05), parts)
+    assert {seen.examples for seen, _ in found.curve} == {len(parts.chosen_on)}
+    assert {unseen.examples for _, unseen in found.curve} == {len(parts.unseen)}
+    assert all(seen.thresholds == unseen.thresholds for seen, unseen in found.curve)
+
+
+def test_sets_of_examples_are_joined_with_what_each_of_them_cost() -> None:
+    one = StageAnswers([np.zeros((3, 2)), np.zeros((3, 2))], np.array([1.0, 4.0]))
+    other = StageAnswers([np.ones((1, 2)), np.ones((1, 2))], np.array([5.0, 8.0]))
+    both = joined([one, other])
+    assert [output[:, 0].tolist() for output in both.outputs] == [[0, 0, 0, 1]] * 2
+    assert both.costs.tolist() == [2.0, 5.0]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from offramp_adapters.confidence.binomial import lower_bound, upper_bound
-from offramp_adapters.confidence.thresholds import NEVER, Evidence, choose, curve, outcome
+from offramp_adapters.confidence.thresholds import NEVER, Evidence, choose, curve, examples_needed, outcome
 from scipy.stats import beta
 
 
@@ -98,3 +98,11 @@ def test_bounds_are_those_of_clopper_and_pearson(trials: int, data: st.DataObjec
 
 def test_bounds_without_a_trial_say_nothing() -> None:
     assert (lower_bound(0, 0, 0.05), upper_bound(0, 0, 0.05)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("agreement", [0.9, 0.99, 0.999])
+def test_as_many_examples_as_needed_are_enough_if_all_agree_and_one_less_is_not(agreement: float) -> None:
+    needed = examples_needed(agreement, 0.05)
+    for count, early in ((needed - 1, 0.0), (needed, 1.0)):
+        perfect = Evidence(np.ones((1, count)), np.ones((1, count), np.bool_), np.array([1.0, 10.0]))
+        assert choose(curve(perfect), agreement, 0.05).shares[0] == early

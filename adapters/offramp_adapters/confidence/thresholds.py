@@ -5,6 +5,7 @@ All of it from what every exit said about the same examples; nothing is run here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -113,6 +114,11 @@ def choose(points: list[Point], agreement: float, delta: float) -> Point:
     limit = 1.0 - agreement
     good = [point for point in points if _disagreement_bound(point, delta) <= limit]
     return min(good, key=lambda point: point.cost, default=points[0])
+
+
+def examples_needed(agreement: float, delta: float) -> int:
+    """How many examples `choose` has to see, if all agree, before anything may leave early."""
+    return math.ceil(math.log(delta) / math.log(agreement))
 
 
 def _disagreement_bound(point: Point, delta: float) -> float:

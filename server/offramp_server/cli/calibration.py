@@ -1,5 +1,5 @@
-"""Temperatures and thresholds for an early-exit route, from what its stages said: fitted on one half of the examples,
-judged on the other."""
+"""Temperatures and thresholds for an early-exit route, from what its stages said: fitted to some of the examples,
+judged by others."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """Positions of the examples that are chosen on, and of those that tell what the choice comes to."""
+
+    chosen_on: Labels
+    unseen: Labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """What is proposed, and what it comes to."""
 
@@ -41,8 +49,8 @@ class Calibration:
     # What was chosen, on the examples that it was chosen on and on the others.
     chosen: Point
     unseen: Point
-    # The way from "all defer" to "all leave at once", chosen on the one half and measured on the other.
-    curve: list[Point]
+    # The way from "all defer" to "all leave at once": each choice where it was made, and on the others.
+    curve: list[tuple[Point, Point]]
     # Share of right answers among the others: the route's, and each stage's by itself.
     accuracy: float
     stage_accuracies: list[float]
@@ -51,34 +59,31 @@ class Calibration:
 
 
 def calibrate(
-    route: EarlyExitRoute, exits: BoundExits, answers: StageAnswers, labels: Labels, wanted: Wanted, seed: int
+    route: EarlyExitRoute, exits: BoundExits, answers: StageAnswers, labels: Labels, wanted: Wanted, parts: Parts
 ) -> Calibration:
-    """Halves are drawn by `seed`. An exit's temperature makes its score the chance of agreeing with the reference, the
-    reference's that of being right."""
-    first, second = _halves(len(labels), seed)
-    agrees = _agreement(route, exits, answers)
-    reference = answers.outputs[-1].argmax(axis=1)
-    targets = [*[reference] * exits.last, labels]
-    temperatures = [
-        _temperature(exits, number, output[first], target[first])
-        for number, (output, target) in enumerate(zip(answers.outputs, targets, strict=True))
-    ]
+    """An exit's temperature makes its score the chance of agreeing with the reference, the reference's that of being
+    right."""
+    temperatures = _temperatures(exits, answers, labels, parts.chosen_on)
     scores = np.array([_scores(exits, number, answers, temperatures[number]) for number in range(exits.last)])
-    fitted, others = (Evidence(scores[:, half], agrees[:, half], answers.costs) for half in (first, second))
-    points = curve(fitted)
-    chosen = outcome(fitted, tuple(map(_rounded_up, choose(points, wanted.agreement, wanted.delta).thresholds)))
-    unseen = outcome(others, chosen.thresholds)
-    stage_accuracies = [float((each[second].argmax(axis=1) == labels[second]).mean()) for each in answers.outputs]
+    agrees = _agreement(route, exits, answers)
+    seen, others = (
+        Evidence(scores[:, rows], agrees[:, rows], answers.costs) for rows in (parts.chosen_on, parts.unseen)
+    )
+    points = curve(seen)
+    best = choose(points, wanted.agreement, wanted.delta).thresholds
+    chosen = outcome(seen, tuple(map(_short, best, seen.scores)))
     return Calibration(
-        temperatures, chosen, unseen, [outcome(others, point.thresholds) for point in points],
-        _accuracy(others, answers, chosen, labels[second], second), stage_accuracies,
+        temperatures, chosen, outcome(others, chosen.thresholds),
+        [(point, outcome(others, point.thresholds)) for point in points],
+        _accuracy(others, answers, chosen, labels[parts.unseen], parts.unseen),
+        [float((each.argmax(axis=1) == labels)[parts.unseen].mean()) for each in answers.outputs],
         _reference_cost(exits, answers),
     )  # fmt: skip
 
 
-def _halves(count: int, seed: int) -> tuple[Labels, Labels]:
+def halves(count: int, seed: int) -> Parts:
     order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+    return Parts(np.sort(order[: count // 2]), np.sort(order[count // 2 :]))
 
 
 def _agreement(route: EarlyExitRoute, exits: BoundExits, answers: StageAnswers) -> NDArray[np.bool_]:
@@ -87,6 +92,15 @@ def _agreement(route: EarlyExitRoute, exits: BoundExits, answers: StageAnswers) 
     return np.array(
         [route.agreement.compare(each, tensors[-1], exits.decides, batched=True) for each in tensors[:-1]], np.bool_
     )
+
+
+def _temperatures(exits: BoundExits, answers: StageAnswers, labels: Labels, rows: Labels) -> list[float]:
+    reference = answers.outputs[-1].argmax(axis=1)
+    targets = [*[reference] * exits.last, labels]
+    return [
+        _temperature(exits, number, output[rows], target[rows])
+        for number, (output, target) in enumerate(zip(answers.outputs, targets, strict=True))
+    ]
 
 
 def _temperature(exits: BoundExits, number: int, output: Array, target: Labels) -> float:
@@ -101,18 +115,20 @@ def _scores(exits: BoundExits, number: int, answers: StageAnswers, temperature: 
     return judge(tensor, True, stage.score, stage.scale, temperature)[1]
 
 
-def _rounded_up(threshold: float) -> float:
-    """To what people read, at least four digits and three of what is missing to 1; up, so that no item more leaves."""
-    if threshold >= 1:
-        return threshold
-    scale = 10.0 ** max(4, 3 - math.ceil(math.log10(1 - threshold)))
-    rounded = math.ceil(threshold * scale) / scale
-    return rounded if rounded < 1 else threshold
+def _short(threshold: float, scores: NDArray[np.float64]) -> float:
+    """What people can read, and parts these scores as `threshold` does: of four digits after the point, or as few more
+    as it takes."""
+    below = scores[scores < threshold].max(initial=-1.0)
+    for digits in range(4, 16):
+        rounded = math.floor(threshold * 10.0**digits) / 10.0**digits
+        if below < rounded <= threshold:
+            return rounded
+    return threshold
 
 
-def _accuracy(evidence: Evidence, answers: StageAnswers, chosen: Point, labels: Labels, half: Labels) -> float:
+def _accuracy(evidence: Evidence, answers: StageAnswers, chosen: Point, labels: Labels, rows: Labels) -> float:
     left_at = stages_left_at(evidence, chosen.thresholds)
-    classes = np.array([output[half].argmax(axis=1) for output in answers.outputs])
+    classes = np.array([output[rows].argmax(axis=1) for output in answers.outputs])
     return float((classes[left_at, np.arange(len(labels))] == labels).mean())
 
 

@@ -14,7 +14,8 @@ def draw(found: Calibration, wanted: float, path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     cost = found.reference_cost
-    axes.plot([point.cost / cost for point in found.curve], [100 * point.agreement for point in found.curve], lw=1)
+    unseen = [point for _, point in found.curve]
+    axes.plot([point.cost / cost for point in unseen], [100 * point.agreement for point in unseen], lw=1)
     for point, marker, words in (
         (found.unseen, "o", "chosen, on unseen examples"),
         (found.chosen, "x", "where chosen"),

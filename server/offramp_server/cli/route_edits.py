@@ -16,22 +16,12 @@ import tomlkit.items
 from offramp_server.errors import ConfigurationError
 
 
-def set_entries(path: Path, list_name: str, entries: Sequence[Mapping[str, float]]) -> None:
-    """Set keys of the tables [[list_name]], which are as many as `entries`; whole or not at all.
-
-    Raises ConfigurationError if the file cannot be written, or is not what it was when the route was read.
-    """
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
-    tables = document.get(list_name, [])
-    if len(tables) != len(entries):
-        raise ConfigurationError(
-            f"{path}: expected {len(entries)} [[{list_name}]], found {len(tables)}; it has changed meanwhile, "
-            "run this again"
-        )
-    for table, values in zip(tables, entries, strict=True):
-        for key, value in values.items():
-            table[key] = value
-    _replace(path, tomlkit.dumps(document))
+def with_entries(text: str, list_name: str, entries: Sequence[Mapping[str, float]]) -> str:
+    """A route.toml whose tables [[list_name]], which are as many as `entries`, have these keys."""
+    document = tomlkit.parse(text)
+    for table, values in zip(document[list_name], entries, strict=True):
+        table.update(values)
+    return tomlkit.dumps(document)
 
 
 def with_fitted(text: str, combine: str, fitted: Mapping[str, Any], remark: Sequence[str]) -> str:
@@ -69,10 +59,6 @@ def replace_file(path: Path, text: str, expected: str) -> None:
     """Raises ConfigurationError if the file cannot be written, or is not what was `expected` any more."""
     if path.read_text(encoding="utf-8") != expected:
         raise ConfigurationError(f"{path}: has changed meanwhile, run this again")
-    _replace(path, text)
-
-
-def _replace(path: Path, text: str) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as scratch:
             partial = Path(scratch) / path.name

@@ -47,6 +47,13 @@ async def stage_answers(
     return StageAnswers([np.concatenate(outputs) for outputs in zip(*parts, strict=True)], passage.seconds / count)
 
 
+def joined(parts: Sequence[StageAnswers]) -> StageAnswers:
+    """What the same stages say of several sets of examples, one after the other."""
+    outputs = [np.concatenate(each) for each in zip(*(part.outputs for part in parts), strict=True)]
+    counts = [len(part.outputs[0]) for part in parts]
+    return StageAnswers(outputs, np.average([part.costs for part in parts], axis=0, weights=counts))
+
+
 def _rows(inputs: Mapping[str, Array], start: int, count: int) -> Mapping[str, Array]:
     return {name: array[start : start + count] for name, array in inputs.items()}
 
