@@ -31,12 +31,13 @@ class CostCurve:
         # taken for a trivial one: that may be computed on the event loop.
         self.per_item = min((seconds / items for items, seconds in self._seconds.items()), default=0.0)
         self.per_batch = max(self._seconds.values(), default=TRIVIAL_SECONDS)
-        # Asked for several times in each request.
-        self.trivial = self.per_batch < TRIVIAL_SECONDS
+
+    @property
+    def trivial(self) -> bool:
+        return self.per_batch < TRIVIAL_SECONDS
 
     def learn(self, items: int, seconds: float) -> None:
         self.per_batch += WEIGHT * (seconds - self.per_batch)
-        self.trivial = self.per_batch < TRIVIAL_SECONDS
         self.per_item += WEIGHT * (seconds / items - self.per_item)
         known = self._seconds.get(items)
         if known is not None:
