@@ -161,7 +161,7 @@ async def test_what_was_not_audited_is_counted_and_has_no_row(models: Path) -> N
     [epoch] = epochs(models)
     pair = stream(models, epoch)[1]
     assert isinstance(pair, Pair)
-    assert stream(models, epoch) == [Unaudited(0, 10), pair, Unaudited(11, 1)]
+    assert stream(models, epoch) == [Unaudited(0, 10, 0.0), pair, Unaudited(11, 1, 0.0)]
     assert totals(models, epoch)[0].items == totals(models, epoch)[0].unseen == 11
     assert after["offramp_route_exits_total", "s1", "r"] == 12
 

@@ -11,10 +11,13 @@ from offramp_adapters.audits.observation import ExitObservation
 from offramp_adapters.audits.subject import NOT_JUDGED, subject
 
 
-def seen(exit: int = 0, probability: float = 1.0, agreed: tuple[bool, ...] = (), lost: str = "") -> ExitObservation:
+def seen(
+    exit: int = 0, probability: float = 1.0, agreed: tuple[bool, ...] = (), lost: str = "", rate: float | None = None
+) -> ExitObservation:
     """At a route with three stages."""
     audited = bool(agreed or lost or exit == 2)
-    return ExitObservation(1, 0, 0, exit, 3, (0.9,), (0.8,), probability, audited, lost, agreed)
+    chance = probability if rate is None else rate
+    return ExitObservation(1, 0, 0, exit, 3, (0.9,), (0.8,), probability, chance, audited, lost, agreed)
 
 
 def totals(*observations: ExitObservation) -> ExitTotals:
@@ -48,6 +51,15 @@ def test_nothing_is_said_of_items_that_could_not_be_audited() -> None:
     assert interval(totals(seen(0, 0.0))) == (0.0, 1.0)
     counted = totals(*[seen(0, 0.0)] * 50, *[seen(0, 1.0, agreed=(True,))] * 49, seen(0, 1.0, agreed=(False,)))
     assert (counted.unseen, rate(counted)) == (50, 0.02)
+
+
+def test_items_that_were_deferred_while_there_were_no_audits_do_not_dilute_what_was_found() -> None:
+    audited = totals(*[seen(0, 1.0, agreed=(True,))] * 9, seen(0, 1.0, agreed=(False,)))
+    diluted = totals(*[seen(2, 1.0, agreed=(False, False), rate=0.0)] * 90)
+    diluted.add(audited)
+    assert (diluted.items, diluted.unseen) == (100, 90)
+    assert rate(diluted) == rate(audited) == pytest.approx(0.1)
+    assert interval(diluted) == interval(audited)
 
 
 def test_the_interval_is_the_exact_one_where_all_audits_had_the_same_chance() -> None:

@@ -19,11 +19,12 @@ from offramp_server.store.epochs import Epochs
 def exited(sequence: int, agrees: bool | None, probability: float = 0.1) -> ExitObservation:
     """At the first of two stages; None: not audited."""
     agreed = () if agrees is None else (agrees,)
-    return ExitObservation(1, sequence, 0, 0, 2, (0.9,), (0.8,), probability, agrees is not None, "", agreed)
+    rate, audited = probability, agrees is not None
+    return ExitObservation(1, sequence, 0, 0, 2, (0.9,), (0.8,), probability, rate, audited, "", agreed)
 
 
 def deferred(sequence: int) -> ExitObservation:
-    return ExitObservation(1, sequence, 0, 1, 2, (0.5,), (0.8,), 1.0, True, "", (True,))
+    return ExitObservation(1, sequence, 0, 1, 2, (0.5,), (0.8,), 1.0, 0.1, True, "", (True,))
 
 
 async def write(path: Path) -> None:

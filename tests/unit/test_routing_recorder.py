@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,14 +62,13 @@ def exited(
     sequence: int, item: int = 0, *, audited: bool = False, agrees: bool = True, lost: str = "", exit: int = 0
 ) -> ExitObservation:
     agreed = (agrees,) * (exit + 1) if audited and not lost else ()
-    return ExitObservation(
-        1, sequence, item, exit, STAGES, (0.9,) * (exit + 1), (0.8,) * (exit + 1), 0.25, audited, lost, agreed, 7, 8
-    )
+    scores, thresholds = (0.9,) * (exit + 1), (0.8,) * (exit + 1)
+    return ExitObservation(1, sequence, item, exit, STAGES, scores, thresholds, 0.25, 0.25, audited, lost, agreed, 7, 8)
 
 
 def deferred(sequence: int, item: int = 0) -> ExitObservation:
     return ExitObservation(
-        1, sequence, item, STAGES - 1, STAGES, (0.1, 0.2, 0.9), (0.8, 0.8), 1.0, True, "", (True, False), 3, 3
+        1, sequence, item, STAGES - 1, STAGES, (0.1, 0.2, 0.9), (0.8, 0.8), 1.0, 0.25, True, "", (True, False), 3, 3
     )
 
 
@@ -85,6 +85,25 @@ def short(steps: list[Step]) -> list[object]:
 
 
 # Order
+
+
+async def test_the_stream_says_at_which_rate_of_audits_each_item_came() -> None:
+    server = Server(None)
+    rates = {0: 0.25, 1: 0.25, 2: 0.0, 3: 0.0, 4: 0.0, 5: 0.25}
+    seen = [replace(exited(number), probability=rate, rate=rate) for number, rate in rates.items()]
+    seen[3] = replace(deferred(3), rate=0.0)
+    for each in seen:
+        arrival = server.recorder.begin(server.epoch())
+        arrival.note([each])
+        arrival.release()
+    server.recorder.hand_over()
+    pair = Pair(3, 2000.0, seen[3])
+    steps = [Unaudited(0, 2, 0.25), Unaudited(2, 1, 0.0), pair, Unaudited(4, 1, 0.0), Unaudited(5, 1, 0.25)]
+    assert await stream(server) == steps
+    assert await stream(server, position=1) == [Unaudited(1, 1, 0.25), *steps[1:]]
+    total = server.epoch().total
+    assert (total.items, total.unseen) == (6, 3)
+    await server.close()
 
 
 async def test_a_late_audit_is_where_its_request_came_and_not_where_it_ended() -> None:
@@ -107,7 +126,7 @@ async def test_a_late_audit_is_where_its_request_came_and_not_where_it_ended() -
     assert isinstance(pair, Pair)
     assert pair.seen == exited(first.sequence, audited=True, agrees=False)
     assert (pair.position, pair.time) == (0, 2000.0)
-    assert between == Unaudited(1, 1)
+    assert between == Unaudited(1, 1, 0.25)
     assert isinstance(last, Pair)
     assert last.seen == deferred(third.sequence)
     await server.close()
@@ -274,7 +293,7 @@ async def test_rows_that_the_buffer_has_no_room_for_leave_a_gap_and_exact_totals
     answer(lambda sequence: exited(sequence, audited=True, agrees=False))
     server.recorder.hand_over()
 
-    assert short(await stream(server)) == [Unaudited(0, 1), Gap(1, 40, 20, 0, OVERFLOW), (40, 0)]
+    assert short(await stream(server)) == [Unaudited(0, 1, 0.25), Gap(1, 40, 20, 0, OVERFLOW), (40, 0)]
     totals = await server.database.read(lambda connection: exit_totals(connection, 1))
     assert (totals[0].items, totals[0].disagreed, totals[2].items) == (21, 1, 20)
     await server.close()
@@ -308,7 +327,7 @@ async def test_epochs_sequences_positions_and_totals_go_on_after_a_restart(tmp_p
         await server.close()
     server = Server(path)
     assert short(await stream(server)) == [
-        Unaudited(0, 1), (1, 0), Unaudited(2, 1), (3, 0), Unaudited(4, 1), (5, 0),
+        Unaudited(0, 1, 0.25), (1, 0), Unaudited(2, 1, 0.25), (3, 0), Unaudited(4, 1, 0.25), (5, 0),
     ]  # fmt: skip
     await server.close()
 
@@ -440,5 +459,5 @@ async def test_a_certificate_may_go_on_where_it_stopped(full: Path) -> None:
             full, lambda connection: list(replay(connection, route_epochs(connection, "fashion")[0], position))
         )
 
-    assert short(read(7)) == [(7, 0), Unaudited(8, 1), (9, 0)]
+    assert short(read(7)) == [(7, 0), Unaudited(8, 1, 0.25), (9, 0)]
     assert read(10) == []

@@ -33,7 +33,7 @@ class ExitTotals:
     """Of the items that one exit answered."""
 
     items: int = 0
-    # Answered early while nothing was audited: nothing follows about them, and nothing from them.
+    # Came while nothing was audited: nothing follows about those that exited, and so nothing from the deferred ones.
     unseen: int = 0
     # For which the reference ran, or was to.
     audited: int = 0
@@ -50,7 +50,7 @@ class ExitTotals:
 
     def count(self, seen: ExitObservation) -> None:
         self.items += 1
-        if seen.probability <= 0:
+        if seen.rate <= 0:
             self.unseen += 1
             return
         weight = 1 / seen.probability
@@ -68,7 +68,7 @@ class ExitTotals:
 
     @property
     def seen(self) -> int:
-        """Items that were audited, or might have been."""
+        """Items that were audited, or would have been if they had exited and the coin had said so."""
         return self.items - self.unseen
 
     def add(self, other: ExitTotals) -> None:
@@ -79,8 +79,8 @@ class ExitTotals:
 
 
 def rate(totals: ExitTotals) -> float | None:
-    """The estimated share of items whose answer differs from the reference's, among those that might have been audited;
-    what became of lost audits is left out. None: there are no such items."""
+    """The estimated share of items whose answer differs from the reference's, among those that came while there were
+    audits; what became of lost ones is left out. None: there are no such items."""
     return totals.disagreed_weight / totals.seen if totals.seen else None
 
 

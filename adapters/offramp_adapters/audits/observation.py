@@ -27,6 +27,9 @@ class ExitObservation:
     thresholds: tuple[float, ...]
     # That the reference would run, as decided before the item was looked at.
     probability: float
+    # Of an item that exits, when this one came. Where it is 0 nothing is known of those that exit, and so the deferred
+    # ones that came among them are no sample of anything.
+    rate: float
     # Whether it was to run: deferred, or the coin said so. If it could not after all, `lost` says why, and whoever
     # bounds the disagreement has to count this as one.
     audited: bool

@@ -149,6 +149,6 @@ class Witness:
         classifies, visited = self._exits.classifies, len(item.thresholds)
         return ExitObservation(
             self._query.epoch, self._query.sequence, item.place, item.exit, self._exits.last + 1,
-            tuple(item.scores[:visited]), tuple(item.thresholds), probability, audited, lost, agreed,
+            tuple(item.scores[:visited]), tuple(item.thresholds), probability, self._rate, audited, lost, agreed,
             item.classes[item.exit] if classifies else None, reference if classifies else None,
         )  # fmt: skip

@@ -63,7 +63,7 @@ class EpochReport:
     high: float
     missing_items: int
     failed_requests: int
-    # Items that were answered early while the rate of audits was 0: nothing above is about them.
+    # Items that came while the rate of audits was 0: nothing above is about them.
     unseen: int
     subject: str
 
@@ -149,8 +149,8 @@ def _explain(reports: Sequence[EpochReport]) -> None:
     for report in reports:
         if report.unseen:
             print(
-                f"\nepoch {report.epoch}: nothing is known of {report.unseen} items that were answered early "
-                "while the rate of audits was 0"
+                f"\nepoch {report.epoch}: {report.unseen} items came while the rate of audits was 0; "
+                "what is said above is not about them"
             )
 
 

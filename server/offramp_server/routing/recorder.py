@@ -17,6 +17,7 @@ from offramp_server.store.audits import (
     ADD_EXIT,
     ADD_EXIT_TOTALS,
     ADD_GAP,
+    ADD_RATE,
     ADD_SHADOW,
     ADD_SHADOW_TOTALS,
     PUT_EPOCH,
@@ -53,6 +54,7 @@ class Pending:
 
     exits: list[Values] = field(default_factory=list)
     shadows: list[Values] = field(default_factory=list)
+    rates: list[Values] = field(default_factory=list)
     # By position and reason.
     gaps: dict[tuple[int, str], Gap] = field(default_factory=dict)
     # By exit; by arm and shadow.
@@ -68,6 +70,7 @@ class Pending:
 
     def rows(self, epoch: int) -> Rows:
         return [
+            (ADD_RATE, self.rates),
             (ADD_EXIT, self.exits),
             (ADD_SHADOW, self.shadows),
             (ADD_GAP, [gap_row(epoch, gap) for gap in self.gaps.values()]),
@@ -176,6 +179,9 @@ class Recorder:
         position, epoch.items = epoch.items, epoch.items + 1
         for totals in (epoch.totals, pending.exit_totals):
             totals.setdefault(seen.exit, ExitTotals()).count(seen)
+        if seen.rate != epoch.rate:
+            epoch.rate = seen.rate
+            pending.rates.append((epoch.id, position, float(seen.rate)))
         if seen.audited:
             pending.exits.append(exit_row(epoch.id, position, time, seen))
 

@@ -1,7 +1,8 @@
 """What routes have seen of their own answers, as rows: written in order of arrival, read again in that order.
 
 Every item of an epoch has a position, from 0 and without gaps, by arrival. An item that was answered early and not
-audited has no row: a position without one is such an item, unless a row of `gaps` or `epochs.pruned` covers it.
+audited has no row: a position without one is such an item, unless a row of `gaps` or `epochs.pruned` covers it. Under
+which rate of audits it came is in `rates`, which has a row for each change.
 `docs/audits.md` has the tables.
 """
 
@@ -9,8 +10,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from offramp_adapters.audits.loss import ExitTotals
@@ -116,6 +120,16 @@ SCHEMA = Schema(
             ) WITHOUT ROWID
             """,
         ),
+        (
+            """
+            CREATE TABLE rates (
+                epoch INTEGER NOT NULL REFERENCES epochs (id),
+                position INTEGER NOT NULL,
+                rate REAL NOT NULL,
+                PRIMARY KEY (epoch, position)
+            ) WITHOUT ROWID
+            """,
+        ),
     ),
 )
 
@@ -126,6 +140,7 @@ PUT_EPOCH = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET reserved = excluded.reserved, items = excluded.items, running = excluded.running
 """
+ADD_RATE = "INSERT OR REPLACE INTO rates VALUES (?, ?, ?)"
 ADD_EXIT = "INSERT INTO exits VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_EXIT_TOTALS = f"""
     INSERT INTO exit_totals (epoch, exit, {", ".join(_TOTALS)}) VALUES (?, ?{", ?" * len(_TOTALS)})
@@ -240,10 +255,12 @@ class StoredEpoch:
 
 @dataclass(frozen=True, slots=True)
 class Unaudited:
-    """So many items in a row that were answered early, and of which nothing more is known. Their loss is 0."""
+    """So many items in a row that were answered early, and of which nothing more is known. Their loss is 0, unless
+    nothing was audited when they came (`rate`): then it could not have been anything else, and says nothing."""
 
     position: int
     items: int
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +273,8 @@ class Pair:
 
 
 Step: TypeAlias = Unaudited | Pair | Gap
+# Position of the first item, and the rate of audits from there on.
+Rates: TypeAlias = Sequence[tuple[int, float]]
 
 _EPOCHS = "SELECT id, route, number, fingerprint, subject, began, reserved, items, pruned FROM epochs"
 
@@ -297,14 +316,32 @@ def gaps(connection: sqlite3.Connection, epoch: int, position: int = 0) -> list[
 def replay(connection: sqlite3.Connection, epoch: StoredEpoch, position: int = 0) -> Iterator[Step]:
     """The epoch from this position on, or from the first that was not pruned, in order of arrival."""
     expected = max(position, epoch.pruned)
-    steps = _in_order(_pairs(connection, epoch, expected), gaps(connection, epoch.id, expected))
+    rates = _rates(connection, epoch.id)
+    steps = _in_order(_pairs(connection, epoch, expected, rates), gaps(connection, epoch.id, expected))
     for step in steps:
-        if step.position > expected:
-            yield Unaudited(expected, step.position - expected)
+        yield from _unaudited(rates, expected, step.position)
         yield step
         expected = max(expected, step.until if isinstance(step, Gap) else step.position + 1)
-    if epoch.items > expected:
-        yield Unaudited(expected, epoch.items - expected)
+    yield from _unaudited(rates, expected, epoch.items)
+
+
+def _rates(connection: sqlite3.Connection, epoch: int) -> Rates:
+    return list(connection.execute("SELECT position, rate FROM rates WHERE epoch = ? ORDER BY position", (epoch,)))
+
+
+def _rate_at(rates: Rates, position: int) -> float:
+    """0 where it was never said: then nothing follows."""
+    before = bisect_right(rates, position, key=itemgetter(0))
+    return rates[before - 1][1] if before else 0.0
+
+
+def _unaudited(rates: Rates, start: int, end: int) -> Iterator[Unaudited]:
+    """The items from `start`, without `end`; by rate."""
+    behind_start = bisect_right(rates, start, key=itemgetter(0))
+    changes = [position for position, _ in rates[behind_start : bisect_left(rates, end, key=itemgetter(0))]]
+    for first, behind in pairwise([start, *changes, end]):
+        if first < behind:
+            yield Unaudited(first, behind - first, _rate_at(rates, first))
 
 
 def _in_order(pairs: Iterator[Pair], missing: Sequence[Gap]) -> Iterator[Pair | Gap]:
@@ -316,7 +353,7 @@ def _in_order(pairs: Iterator[Pair], missing: Sequence[Gap]) -> Iterator[Pair | 
     yield from left
 
 
-def _pairs(connection: sqlite3.Connection, epoch: StoredEpoch, position: int) -> Iterator[Pair]:
+def _pairs(connection: sqlite3.Connection, epoch: StoredEpoch, position: int, rates: Rates) -> Iterator[Pair]:
     columns = """
         SELECT position, time, sequence, item, exit, stages, scores, thresholds, probability, lost, agreed, served,
         reference FROM exits WHERE epoch = ? AND position >= ? ORDER BY position
@@ -328,7 +365,7 @@ def _pairs(connection: sqlite3.Connection, epoch: StoredEpoch, position: int) ->
             time,
             ExitObservation(
                 epoch.number, sequence, item, exit, stages, tuple(json.loads(scores)), tuple(json.loads(thresholds)),
-                probability, True, lost, tuple(map(bool, json.loads(agreed))), *classes,
+                probability, _rate_at(rates, where), True, lost, tuple(map(bool, json.loads(agreed))), *classes,
             ),
         )  # fmt: skip
 
@@ -362,6 +399,14 @@ def prune(connection: sqlite3.Connection, keep: Retention, now: float) -> bool:
             (exits,),
         )
         connection.execute("DELETE FROM exits WHERE id <= ?", (exits,))
+        connection.execute(
+            """
+            DELETE FROM rates WHERE position < (
+                SELECT max(later.position) FROM rates AS later JOIN epochs ON epochs.id = later.epoch
+                WHERE later.epoch = rates.epoch AND later.position <= epochs.pruned
+            )
+            """
+        )
         connection.execute("DELETE FROM gaps WHERE until <= (SELECT pruned FROM epochs WHERE epochs.id = gaps.epoch)")
     connection.execute("DELETE FROM shadows WHERE id <= ?", (shadows,))
     return bool(exits or shadows)

@@ -38,6 +38,8 @@ class Epoch:
     reserved: int = 0
     # The next item's position.
     items: int = 0
+    # Of audits, of the items from some position on; None: the file does not say it yet for the next one.
+    rate: float | None = None
     # By exit, from its beginning.
     totals: dict[int, ExitTotals] = field(default_factory=dict)
 
@@ -91,7 +93,7 @@ def _restored(connection: sqlite3.Connection) -> dict[str, Epoch]:
     return {
         route: Epoch(
             stored.id, route, stored.number, stored.fingerprint, stored.subject, stored.began,
-            stored.reserved, stored.reserved, stored.items, exit_totals(connection, stored.id),
+            stored.reserved, stored.reserved, stored.items, totals=exit_totals(connection, stored.id),
         )
         for route, stored in latest_epochs(connection).items()
     }  # fmt: skip
