@@ -7,6 +7,7 @@ scored each sentence from -4 to 4; the mean says which class it is, and sentence
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from offramp_compression.data.sources import open_texts
 from offramp_compression.data.text_files import write_tsv
 from offramp_compression.errors import DataError
 from offramp_compression.packages import Package, cache_folder, fetch
@@ -70,6 +72,21 @@ def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return [rows[at] for at in order[TEST_SENTENCES:]], [rows[at] for at in order[:TEST_SENTENCES]]
 
 
+def write_halves(source: Path, folder: Path) -> None:
+    """Part the test sentences into `calibration.tsv` and `unseen.tsv`: thresholds are chosen on the one, and what they
+    come to is measured on the other. Always the same sentences.
+
+    Raises DataError if the test part in ``source`` is missing or damaged.
+    """
+    test = open_texts(source, "test", "tsv")
+    rows = [(text, test.class_names[label]) for text, label in zip(test.texts, test.labels, strict=True)]
+    # They were drawn at random, and lie in the order in which they were drawn.
+    half = len(rows) // 2
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tsv(folder / "calibration.tsv", rows[:half])
+    write_tsv(folder / "unseen.tsv", rows[half:])
+
+
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     found = archive.extractfile(name)
     if found is None:
@@ -78,11 +95,17 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Find or fetch the sentences and say where they are.")
+    parser.add_argument("--halves", type=Path, metavar="DIR", help="write calibration.tsv and unseen.tsv there")
+    options = parser.parse_args()
     try:
-        print(prepare())
+        folder = prepare()
+        if options.halves:
+            write_halves(folder, options.halves)
     except DataError as error:
         print(f"reviews_data.py: {error}", file=sys.stderr)
         return 2
+    print(folder)
     return 0
 
 
