@@ -228,6 +228,19 @@ def test_an_ensemble_s_agreement_can_be_the_score() -> None:
     assert end.value.value.parameters["offramp_confidence"] == "1,0.9,0.75"
 
 
+def test_an_answer_that_is_no_number_never_leaves_early_whatever_the_score_is() -> None:
+    by_agreement = EarlyExitRoute((Stage(Target("s1"), 0.0), Stage(Target("s2"))), score="agreement")
+    ensemble, alone = by_agreement.targets
+    strategy = by_agreement.bind({ensemble: endpoint(scores=frozenset({"agreement"})), alone: endpoint()})
+    by_patience = cascade(route([0.0, 0.0], score="patience", patience=1))
+    unknown = Tensor.from_numpy("logits", np.full((1, 3), np.nan, np.float32))
+    for each in (strategy, by_patience):
+        plan = each.plan(Query({}, request(1), lambda: 0.5))
+        next(plan)
+        [run] = plan.send((Answer([unknown], scores={"agreement": np.zeros(1)}),)).runs
+        assert run.target == Target("s2")
+
+
 def test_patience_waits_for_exits_that_agree_in_a_row() -> None:
     definition = route([1.0, 1.0, 1.0, 1.0], score="patience", patience=2)
     said = {
@@ -360,7 +373,7 @@ def test_a_request_may_go_no_deeper_than_a_stage(wanted: str | int) -> None:
     assert (answer.observations, answer.follow_ups) == ((), ())
 
 
-@pytest.mark.parametrize("wanted", ["", "s4", "0", 4, -1, True, 1.0, "²"])
+@pytest.mark.parametrize("wanted", ["", "s4", "0", 4, -1, True, 1.0, "²", "9" * 5000])
 def test_a_stage_that_is_not_there_is_refused(wanted: Any) -> None:
     with pytest.raises(
         RouteRefused, match=r'expected the name of a stage \("s1", "s2", "s3"\) or its number from 1 to 3'

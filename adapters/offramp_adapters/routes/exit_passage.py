@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from open_inference.tensor import Tensor
@@ -68,6 +69,9 @@ class Passage:
         exits, deepest = number < self._exits.last, number == self._wish.last
         staying: list[Item] = []
         for item, score in zip(items, scores, strict=True):
+            if item.classes[-1] is None:
+                # How many agree on what is no number says nothing.
+                score = math.nan
             item.scores.append(score)
             if exits:
                 item.thresholds.append(self._asked(number, item))

@@ -53,8 +53,10 @@ def _deepest(given: ParameterValue | None, stages: Sequence[BoundStage]) -> int:
     names = [stage.name for stage in stages]
     if isinstance(given, str) and given in names:
         return names.index(given)
-    if not isinstance(given, bool) and str(given).isdecimal() and 1 <= int(given) <= len(stages):
-        return int(given) - 1
+    numbers = [str(number) for number in range(1, len(stages) + 1)]
+    # Not the other way round: what comes may have more digits than Python reads.
+    if not isinstance(given, bool) and str(given) in numbers:
+        return numbers.index(str(given))
     shown = quoted(given) if isinstance(given, str) else repr(given)
     raise RouteRefused(
         f'parameter "{MAX_EXIT}": expected the name of a stage ({", ".join(map(quoted, names))}) '
