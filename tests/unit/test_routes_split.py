@@ -131,6 +131,12 @@ def test_a_unit_is_a_text_or_an_integer(unit: ParameterValue) -> None:
         next(split().plan(query(offramp_unit=unit)))
 
 
+def test_a_unit_is_no_longer_than_what_can_be_hashed_while_others_wait() -> None:
+    next(split().plan(query(offramp_unit="u" * 1024)))
+    with pytest.raises(RouteRefused, match='"offramp_unit": expected at most 1024 characters, got 1025'):
+        next(split().plan(query(offramp_unit="u" * 1025)))
+
+
 def test_two_arms_may_run_the_same_model() -> None:
     strategy = split(arms=(Arm("a", TEACHER, 1), Arm("b", TEACHER, 1)))
     assert served(strategy, query(coins(0.7)), answer([1, 2, 3])).parameters["offramp_arm"] == "b"

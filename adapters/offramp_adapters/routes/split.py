@@ -42,6 +42,8 @@ BY_UNIT, BY_COIN, BY_REQUEST = "unit", "coin", "request"
 # Why a shadow did not get its copy at a level of load at which shadows get none.
 LOAD = "load"
 _CHANGES_NOTHING = LoadRule()
+# Characters. All of them are hashed for each arm, on the one thread that serves everybody.
+MAX_UNIT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,8 @@ def unit_of(parameters: Parameters) -> str | int | None:
         return None
     if isinstance(unit, bool) or not isinstance(unit, str | int):
         raise RouteRefused(f'parameter "{UNIT}": expected a string or an integer, got {unit!r}')
+    if isinstance(unit, str) and len(unit) > MAX_UNIT:
+        raise RouteRefused(f'parameter "{UNIT}": expected at most {MAX_UNIT} characters, got {len(unit)}')
     return unit
 
 
