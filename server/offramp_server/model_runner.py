@@ -108,7 +108,8 @@ class ModelRunner:
 
     def _deadline(self, request: InferRequest, model: LoadedModel) -> float | None:
         timeout = model.spec.batching.default_timeout
-        if request.deadline is None and timeout > 0:
+        # What nobody waits for has a limit of its own (limits.max_follow_up_age), and comes last in every queue.
+        if request.deadline is None and timeout > 0 and not request.background:
             return self._loop.time() + timeout
         return request.deadline
 

@@ -240,6 +240,27 @@ async def test_audits_of_a_route_that_is_unloaded_are_given_up_so_that_nobody_wa
         assert core.serving.stats.follow_ups["r", "audit", "removed"] == 1
 
 
+async def test_a_model_s_default_timeout_is_for_callers_and_not_for_audits(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (models / "s3" / "model.toml").open("a") as file:
+        file.write("[batching]\ndefault_timeout = 30.0\n")
+    async with running(models) as core:
+        lane = core.models.get("s3").lane
+        with monkeypatch.context() as held:
+            held.setattr(lane.queue, "head", lambda *executor: None)
+            held.setattr(lane.cost, "per_batch", 1.0)
+            await ask(core, EASY)
+            await eventually_here(lambda: len(lane.entered) == 1)
+            [audit] = lane.entered
+            assert audit.deadline is None
+            caller = asyncio.create_task(ask(core, HARD))
+            await eventually_here(lambda: len(lane.entered) == 2)
+            [asked] = lane.entered - {audit}
+            assert asked.deadline is not None
+            caller.cancel()
+
+
 async def test_a_request_that_fails_behind_the_first_stage_leaves_a_gap(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
