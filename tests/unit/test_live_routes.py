@@ -335,6 +335,19 @@ async def test_a_caller_who_goes_away_leaves_no_half_of_a_change() -> None:
         assert len(store.recorded) == 2
 
 
+async def test_a_route_that_goes_while_its_change_is_stored_stays_gone() -> None:
+    store = FailingStore()
+    async with rig(store=store) as server:
+        await server.live.load("r", FILE)
+        caller = asyncio.create_task(server.set(left=0.75))
+        await store.asked.wait()
+        server.live.remove("r")
+        store.go_on.set()
+        with pytest.raises(NotFound, match="unloaded meanwhile"):
+            await caller
+        assert server.live.routes() == []
+
+
 async def test_a_watch_sees_the_state_at_once_and_each_change() -> None:
     async with serving() as server:
         watch = server.live.watch()
