@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from offramp_adapters.audits.observation import Observation, ShadowObservation
 from offramp_adapters.routes.plan import FollowUp, Plan
 from offramp_adapters.routes.strategy import Level
+from offramp_server.errors import Unavailable
 from offramp_server.routing.follow_ups import Errand, FollowUpLimits, FollowUps
 from offramp_server.telemetry.stats import Stats
 from scheduling_fakes import HandClock, on_hand_clock
@@ -130,6 +132,20 @@ async def test_one_that_raises_is_lost() -> None:
     office.results[1].cancel()
     await office.follow_ups.drain(10)
     assert office.ended == {0: "failed", 1: "failed"}
+
+
+@pytest.mark.parametrize(("error", "level"), [(KeyError("a mistake"), "ERROR"), (Unavailable("gone"), "DEBUG")])
+async def test_a_mistake_of_the_server_s_own_is_logged_as_one(
+    error: Exception, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "offramp.routing")
+    office = Office()
+    office.add()
+    office.results[0].set_exception(error)
+    await office.follow_ups.drain(10)
+    [record] = caplog.records
+    assert record.levelname == level
+    assert bool(record.exc_info) == (level == "ERROR")
 
 
 async def test_a_strategy_and_an_overload_drop_shadows_before_they_cost_anything() -> None:

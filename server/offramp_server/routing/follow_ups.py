@@ -15,6 +15,7 @@ from offramp_adapters.audits.observation import Observation
 from offramp_adapters.routes.plan import FollowUp
 from offramp_adapters.routes.strategy import Level
 
+from offramp_server.errors import OfframpError
 from offramp_server.telemetry.stats import Stats
 
 log = logging.getLogger("offramp.routing")
@@ -140,11 +141,19 @@ class FollowUps:
         elif isinstance(error := task.exception(), _Late):
             self._lose(errand, LATE)
         elif error is not None:
-            log.debug("a %s of route %s failed: %s", errand.follow_up.kind, errand.route, error)
+            self._say(errand, error)
             self._lose(errand, FAILED)
         else:
             self._stats.follow_ups[errand.route, errand.follow_up.kind, DONE] += 1
             errand.ended(task.result())
+
+    def _say(self, errand: Errand, error: BaseException) -> None:
+        """What a server may have to expect is counted; anything else is a mistake of its own, and nobody else sees it."""
+        expected = isinstance(error, OfframpError)
+        log.log(
+            logging.DEBUG if expected else logging.ERROR, "a %s of route %s failed: %s",
+            errand.follow_up.kind, errand.route, error, exc_info=None if expected else error,
+        )  # fmt: skip
 
     def _cancel(self, errands: Sequence[Errand], reason: str) -> None:
         for errand in errands:
