@@ -28,8 +28,6 @@ from offramp_server.telemetry.stats import Stats
 
 # The version that a route shows: it has none of its own, and clients expect a number.
 ROUTE_VERSION = "1"
-# What a model that takes texts is tried with before it serves.
-_SAMPLE_TEXT = "warm-up"
 
 
 class Serving:
