@@ -68,10 +68,9 @@ class Passage:
             scores = self._patience(number, items)
         exits, deepest = number < self._exits.last, number == self._wish.last
         staying: list[Item] = []
-        for item, score in zip(items, scores, strict=True):
-            if item.classes[-1] is None:
-                # How many agree on what is no number says nothing.
-                score = math.nan
+        for item, found in zip(items, scores, strict=True):
+            # How many agree on what is no number says nothing.
+            score = math.nan if item.classes[-1] is None else found
             item.scores.append(score)
             if exits:
                 item.thresholds.append(self._asked(number, item))

@@ -148,7 +148,7 @@ class FollowUps:
             errand.ended(task.result())
 
     def _say(self, errand: Errand, error: BaseException) -> None:
-        """What a server may have to expect is counted; anything else is a mistake of its own, and nobody else sees it."""
+        """What has to be expected is only counted; anything else is a mistake, and nobody else sees it."""
         expected = isinstance(error, OfframpError)
         log.log(
             logging.DEBUG if expected else logging.ERROR, "a %s of route %s failed: %s",

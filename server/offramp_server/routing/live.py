@@ -141,7 +141,9 @@ class LiveRoutes:
             # First what outlasts a crash, then what the next request sees.
             await self._store.record(change, wanted.override)
             if name not in self._served:
-                raise NotFound(f"route {quoted(name)} was unloaded meanwhile; the change counts once it is loaded again")
+                raise NotFound(
+                    f"route {quoted(name)} was unloaded meanwhile; the change counts once it is loaded again"
+                )
             self._served[name] = wanted
             self._table.replace(name, wanted.definition)
             log.info('route "%s": changed by %s: %s', name, by, change)
