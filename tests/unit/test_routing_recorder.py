@@ -224,6 +224,26 @@ async def test_a_request_that_hangs_stops_the_others_only_until_too_many_wait() 
     await server.close()
 
 
+async def test_what_waits_is_bounded_by_its_items_where_requests_are_large() -> None:
+    server = Server(None, held_requests=5)
+    stuck = server.recorder.begin(server.epoch())
+    for _ in range(3):
+        arrival = server.recorder.begin(server.epoch())
+        arrival.note([deferred(arrival.sequence, item) for item in range(2)])
+        arrival.release()
+    # The third brought the sixth item.
+    assert server.recorder.held == 0
+    stuck.note([exited(0, audited=True)])
+    stuck.release()
+    again = server.recorder.begin(server.epoch())
+    assert server.recorder.held == 1
+    again.release()
+    server.recorder.hand_over()
+    steps = short(await stream(server))
+    assert steps == [Gap(0, 0, 0, 1, "overdue"), *((number, item) for number in (1, 2, 3) for item in (0, 1))]
+    await server.close()
+
+
 async def test_requests_that_were_begun_and_never_answered_are_in_the_stream_by_their_number() -> None:
     server = Server(None)
     for reason in ("", "deadline_exceeded", "deadline_exceeded"):

@@ -18,10 +18,17 @@ OVERDUE = "overdue"
 class Arrival:
     """One request at one route, from its arrival until nothing more can be seen of it. It begins with one hold."""
 
-    __slots__ = ("_holds", "_settled", "begun", "failure", "observations", "sequence", "time")
+    __slots__ = ("_counted", "_holds", "_settled", "begun", "failure", "observations", "sequence", "time")
 
-    def __init__(self, sequence: int, time: float, settled: Callable[[], None]) -> None:
-        """`time` in seconds since 1970; `settled` is called once it has."""
+    def __init__(
+        self,
+        sequence: int,
+        time: float,
+        settled: Callable[[], None] = lambda: None,
+        counted: Callable[[int], None] = lambda more: None,
+    ) -> None:
+        """`time` in seconds since 1970; `settled` is called once it has, `counted` with how many more observations it
+        has than before."""
         self.sequence = sequence
         self.time = time
         self.observations: list[Observation] = []
@@ -31,13 +38,17 @@ class Arrival:
         self.failure = ""
         self._holds = 1
         self._settled = settled
+        self._counted = counted
 
     @property
     def settled(self) -> bool:
         return self._holds == 0
 
     def note(self, observations: Sequence[Observation]) -> None:
-        self.observations.extend(observations)
+        """Nothing is taken any more once it has settled or was given up."""
+        if not self.settled:
+            self.observations.extend(observations)
+            self._counted(len(observations))
 
     def hold(self) -> None:
         """More is to be seen of it later: one `release` more is needed."""
@@ -52,6 +63,7 @@ class Arrival:
     def give_up(self, reason: str) -> None:
         """Nothing is waited for any more, and nothing is taken."""
         self.failure = reason
+        self._counted(-len(self.observations))
         self.observations = []
         self._holds = 0
 
@@ -60,10 +72,12 @@ class Arrivals:
     """The requests of one epoch, in order. Hands each on once it and all before it have settled."""
 
     def __init__(self, limit: int, hand_on: Callable[[Arrival], None]) -> None:
-        """More than `limit` are not held: the oldest is given up, so that one that hangs cannot stop all."""
+        """More than `limit` are not held, nor more observations than that: the oldest is given up, so that one
+        that hangs cannot stop all."""
         self._limit = limit
         self._hand_on = hand_on
         self._held: deque[Arrival] = deque()
+        self._observations = 0
 
     @property
     def held(self) -> int:
@@ -71,11 +85,10 @@ class Arrivals:
         return len(self._held)
 
     def add(self, sequence: int, time: float) -> Arrival:
-        arrival = Arrival(sequence, time, self._advance)
+        arrival = Arrival(sequence, time, self._advance, self._count)
         self._held.append(arrival)
         if len(self._held) > self._limit:
-            self._held[0].give_up(OVERDUE)
-            self._advance()
+            self._give_up_oldest()
         return arrival
 
     def give_up(self, reason: str) -> None:
@@ -85,6 +98,17 @@ class Arrivals:
                 arrival.give_up(reason)
         self._advance()
 
+    def _count(self, more: int) -> None:
+        self._observations += more
+        if more > 0 and self._observations > self._limit:
+            self._give_up_oldest()
+
+    def _give_up_oldest(self) -> None:
+        self._held[0].give_up(OVERDUE)
+        self._advance()
+
     def _advance(self) -> None:
         while self._held and self._held[0].settled:
-            self._hand_on(self._held.popleft())
+            arrival = self._held.popleft()
+            self._observations -= len(arrival.observations)
+            self._hand_on(arrival)

@@ -36,7 +36,7 @@ from offramp_server.store.writer import Rows
 
 log = logging.getLogger("offramp.routing")
 
-# Requests of one epoch that wait for an older one; more, and the oldest is given up.
+# Requests of one epoch, or observations of them, that wait for an older one; more, and the oldest is given up.
 HELD_REQUESTS = 100_000
 # Rows of one epoch that are handed to the writer at once, and how long they wait for more of them, in seconds.
 HANDED_ROWS = 500
@@ -128,7 +128,7 @@ class Recorder:
     @contextmanager
     def request(self, epoch: Epoch, observed: bool = True) -> Iterator[Arrival]:
         """A request's way to its answer. One that is not observed has no place in the stream."""
-        arrival = self.begin(epoch) if observed else Arrival(0, 0.0, lambda: None)
+        arrival = self.begin(epoch) if observed else Arrival(0, 0.0)
         try:
             yield arrival
         except BaseException as error:
