@@ -111,7 +111,7 @@ def build_core(repository: Path, settings: Settings) -> Core:
     recorder = Recorder(database, epochs, time.time)
     load_monitor = LoadMonitor(settings.load, backend.schedulers, lambda: admission.in_flight, stats)
     load_monitor.on_change = live_routes.notify
-    follower = Follower(routes, runner, follow_ups, recorder, stats, load_monitor.arrival)
+    follower = Follower(runner, follow_ups, recorder, stats, load_monitor.arrival)
     serving = Serving(models, routes, catalog, admission, runner, follower, stats, live_routes)
     return Core(
         settings,

@@ -292,6 +292,22 @@ async def test_a_request_keeps_its_versions_though_a_stage_is_reloaded_between(m
         ]  # fmt: skip
 
 
+async def test_a_request_under_way_is_answered_though_a_route_that_it_runs_next_is_unloaded(
+    models: Path, gate: Gate
+) -> None:
+    write_route(models, "last", 'kind = "single"\nmodel = "s3"\n')
+    write_route(models, "deep", exit_route(["s1", "last"], [0.9]))
+    async with serve_in_process(models) as serving:
+        gate.hold("s1")
+        under_way = asyncio.create_task(serving.infer(request(rows(HARD), "deep")))
+        await gate.somebody_waits()
+        await serving.unload("last")
+        gate.open()
+        assert exits(await under_way) == ["last"]
+        with pytest.raises(Unavailable, match="last"):
+            await serving.infer(request(rows(HARD), "deep"))
+
+
 @pytest.mark.parametrize(("route", "stages"), [("r", STAGES), ("net", SEGMENTS)])
 async def test_what_the_server_does_to_a_request_in_its_middle_stage_touches_no_other(
     models: Path, gate: Gate, stop: Callable[[], Stopped], route: str, stages: list[str]

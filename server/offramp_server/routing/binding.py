@@ -37,8 +37,10 @@ class BoundRoute:
     # What its answers are judged as: another text asks for new evidence.
     subject: str
     below: Mapping[Target, BoundModel | BoundRoute] = field(default_factory=dict)
-    # Of the requests that run this. None: it does not serve, and was only bound to see whether it could.
+    # Of the requests that run this, which may last longer than the route is in the table. None: it does not serve, and
+    # was only bound to see whether it could.
     epoch: Epoch | None = None
+    coin: Callable[[], float] | None = None
 
     def models(self) -> Iterator[LoadedModel]:
         """Those of routes below included."""

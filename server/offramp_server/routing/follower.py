@@ -13,7 +13,7 @@ from offramp_adapters.routes.parameters import EXIT, ROUTE
 from offramp_adapters.routes.plan import Answer, FollowUp, Outcomes, Run, Together
 from offramp_adapters.routes.strategy import Level, Query
 
-from offramp_server.errors import OfframpError, Unavailable
+from offramp_server.errors import OfframpError
 from offramp_server.inference import InferRequest, wanted
 from offramp_server.model_runner import ModelRunner
 from offramp_server.routing.arrivals import Arrival
@@ -21,7 +21,7 @@ from offramp_server.routing.binding import BoundRoute
 from offramp_server.routing.follow_ups import Errand, FollowUps
 from offramp_server.routing.following import blamed_on, counted, follow
 from offramp_server.routing.recorder import Recorder
-from offramp_server.routing.table import Route, RouteTable
+from offramp_server.routing.table import Route
 from offramp_server.telemetry.stats import Stats
 from offramp_server.validation import check_requested
 
@@ -31,7 +31,6 @@ class Follower:
 
     def __init__(
         self,
-        routes: RouteTable,
         runner: ModelRunner,
         follow_ups: FollowUps,
         recorder: Recorder,
@@ -39,7 +38,6 @@ class Follower:
         level: Callable[[], Level],
     ) -> None:
         """`level` tells a request that comes how loaded the server is."""
-        self._routes = routes
         self._runner = runner
         self._follow_ups = follow_ups
         self._recorder = recorder
@@ -54,13 +52,13 @@ class Follower:
             # Until the last stage has run, whatever is loaded meanwhile.
             for model in bound.models():
                 held.enter_context(model.lane.expected())
-            return await self._answer(route, bound, request)
+            return await self._answer(bound, request)
 
-    async def _answer(self, route: Route, bound: BoundRoute, request: InferRequest) -> Answer:
+    async def _answer(self, bound: BoundRoute, request: InferRequest) -> Answer:
         started = time.monotonic_ns()
         status, items = "internal", 0
         try:
-            answer = await self._decided(route, bound, request)
+            answer = await self._decided(bound, request)
             status, items = "ok", _items(answer)
             return answer
         except OfframpError as error:
@@ -70,30 +68,31 @@ class Follower:
             status = "cancelled"
             raise
         finally:
-            self._stats.route(route.name).ended(status, items, time.monotonic_ns() - started)
+            self._stats.route(bound.name).ended(status, items, time.monotonic_ns() - started)
 
-    async def _decided(self, route: Route, bound: BoundRoute, request: InferRequest) -> Answer:
+    async def _decided(self, bound: BoundRoute, request: InferRequest) -> Answer:
         face = bound.strategy.face
         check_requested(request.outputs, face.outputs)
         whole = replace(request, outputs=())
         assert bound.epoch is not None
         # What nobody waits for is a copy, or an audit, and no part of the route's traffic.
         with self._recorder.request(bound.epoch, observed=not request.background) as arrival:
-            answer = await self._planned(route, bound, whole, arrival)
+            answer = await self._planned(bound, whole, arrival)
             if request.background:
                 for follow_up in answer.follow_ups:
                     follow_up.plan.close()
             else:
-                self._see(route.name, arrival, answer)
+                self._see(bound.name, arrival, answer)
                 for follow_up in answer.follow_ups:
                     self._follow_ups.add(self._errand(bound, whole, arrival, follow_up))
         outputs = wanted(answer.outputs, request.outputs or face.outputs)
         return replace(answer, outputs=outputs, observations=(), follow_ups=())
 
-    async def _planned(self, route: Route, bound: BoundRoute, request: InferRequest, arrival: Arrival) -> Answer:
+    async def _planned(self, bound: BoundRoute, request: InferRequest, arrival: Arrival) -> Answer:
         assert bound.epoch is not None
+        assert bound.coin is not None
         query = Query(
-            request.parameters, request.inputs, route.coin, request.level, bound.epoch.number, arrival.sequence
+            request.parameters, request.inputs, bound.coin, request.level, bound.epoch.number, arrival.sequence
         )
 
         async def perform(step: Together) -> Outcomes:
@@ -158,12 +157,9 @@ class Follower:
         )  # fmt: skip
         below = bound.below[run.target]
         if isinstance(below, BoundRoute):
-            route = self._routes.get(below.name)
-            if route is None:
-                raise Unavailable(f'route "{below.name}" was unloaded')
             # Said to the route that was called, which has heeded it.
             kept = {key: value for key, value in request.parameters.items() if key not in (ROUTE, *run.heeded)}
-            return await self._answer(route, below, replace(asked, parameters=kept))
+            return await self._answer(below, replace(asked, parameters=kept))
         assert below.model is not None
         return await self._runner.run(below.model, asked)
 

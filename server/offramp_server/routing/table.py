@@ -153,7 +153,7 @@ class RouteTable:
         for name, route in self._routes.items():
             route.bound = now = bound[name]
             if isinstance(now, BoundRoute):
-                now.epoch = self._epoch_of(name, now.subject)
+                now.epoch, now.coin = self._epoch_of(name, now.subject), route.coin
         self.on_change()
 
     def _definitions(self) -> dict[str, Definition]:
