@@ -63,11 +63,11 @@ def test_the_demo_serves_a_good_family_and_leaves_with_the_server_drained(tmp_pa
     assert size_of(rows["fashion-teacher"]) > 3 * size_of(rows["fashion-teacher-pruned"])
     assert size_of(rows["fashion-teacher-int8"]) > 10 * size_of(rows["fashion-student"])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    for path, (accuracy, agreement) in LEAST_OF_PATHS.items():
+    for path, (least_accuracy, least_agreement) in LEAST_OF_PATHS.items():
         said = re.search(rf"^{path} +([\d.]+)% +([\d.]+)% +[\d.]+ +[\d.]+ +\d+ +(\S.*)$", done.stdout, re.MULTILINE)
         assert said is not None, path
-        assert float(said[1]) >= accuracy
-        assert float(said[2]) >= agreement
+        assert float(said[1]) >= least_accuracy
+        assert float(said[2]) >= least_agreement
     cascade = re.search(r"^cascade .* student (\d+)%, teacher (\d+)%$", done.stdout, re.MULTILINE)
     assert cascade is not None
     assert int(cascade[1]) > 60

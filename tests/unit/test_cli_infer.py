@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from offramp_client import InferResult, ModelConfig, ModelMetadata, TensorInfo
+from offramp_client.inference import ParameterValue
 from offramp_common.extras import MissingExtra
 from offramp_server.cli import answers
 from offramp_server.cli.declared import Declared, combine
@@ -291,7 +292,7 @@ class TestAnswers:
         assert lines[second + 1].split() == ["0", "shirt", "3.0000"]
 
     def test_the_path_is_one_line_and_a_table_where_items_went_different_ways(self) -> None:
-        parameters = {
+        parameters: dict[str, ParameterValue] = {
             "offramp_route": "early_exit",
             "offramp_models": "student:1,teacher:2",
             "offramp_exit": "student,teacher",
