@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -116,6 +117,15 @@ class Slow:
             self.ended.set()
 
 
+class TooLate:
+    """Fails at the moment at which the client gives up."""
+
+    async def server_live(self, request: pb.ServerLiveRequest, context: CallContext) -> pb.ServerLiveResponse:
+        assert context.deadline is not None
+        await asyncio.sleep(context.deadline - asyncio.get_running_loop().time())
+        raise CallFailed(Code.DEADLINE_EXCEEDED, "too late")
+
+
 async def failure(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
@@ -207,6 +217,17 @@ async def test_an_error_that_nobody_mapped_reveals_nothing(caplog: pytest.LogCap
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(error.details())
     assert "secret" in caplog.text
+
+
+async def test_failures_that_come_as_the_call_ends_are_not_logged_as_errors(caplog: pytest.LogCaptureFixture) -> None:
+    # Which of the two comes first is up to gRPC's threads, so there have to be many calls.
+    async with serving(TooLate()) as address, grpc.aio.insecure_channel(address) as channel:
+        for _ in range(10):
+            calls = (server_live(channel)(pb.ServerLiveRequest(), timeout=0.02 + n * 1e-4) for n in range(50))
+            ends = await asyncio.gather(*map(failure, calls))
+
+            assert {end.code() for end in ends} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_an_rpc_that_no_servicer_has_is_unimplemented() -> None:

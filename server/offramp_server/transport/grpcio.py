@@ -183,7 +183,7 @@ def _serialized(answer: Answer) -> bytes:
     return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
-async def _abort(context: _Context, method: Method, error: Exception) -> Exception:
+async def _abort(context: _Context, method: Method, error: Exception) -> BaseException:
     """End the call with the status of `error`. Returns the exception by which grpc.aio knows that it has ended."""
     if isinstance(error, CallFailed):
         failure = error
@@ -193,8 +193,12 @@ async def _abort(context: _Context, method: Method, error: Exception) -> Excepti
     try:
         await context.abort(failure)
     except Exception as ended:
-        # grpc.aio's AbortError, or its complaint that the call is over already.
-        return ended
+        if isinstance(ended, grpc.aio.AbortError):
+            return ended
+        # The call is over already, by its deadline or by the caller, and grpc.aio may not know that yet: it would log
+        # its own exception as an error, with a traceback for every call that comes too late.
+        _logger.debug("%s was over before its status was sent: %s", method.path, ended)
+        return asyncio.CancelledError("the call is over")
     return error
 
 
