@@ -194,7 +194,7 @@ async def _abort(context: _Context, method: Method, error: Exception) -> BaseExc
         await context.abort(failure)
     except Exception as ended:
         if isinstance(ended, grpc.aio.AbortError):
-            return ended
+            return cast("Exception", ended)
         # The call is over already, by its deadline or by the caller, and grpc.aio may not know that yet: it would log
         # its own exception as an error, with a traceback for every call that comes too late.
         _logger.debug("%s was over before its status was sent: %s", method.path, ended)
