@@ -235,7 +235,9 @@ def test_workers_are_replaced_with_growing_pauses_until_it_works() -> None:
     play(scenario)
 
 
-def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_back() -> None:
+def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def scenario(bench: Bench) -> None:
         await bench.group.load(1, spec())
         await bench.group.load(2, spec(name="spoilt"))
@@ -255,6 +257,8 @@ def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_bac
         assert not bench.group.serves(2)
 
     play(scenario)
+    assert 'could not load model "spoilt" version 1 again: the file is gone' in caplog.text
+    assert 'model "spoilt" version 1 is given up' in caplog.text
 
 
 def refuse(*names: str) -> Callable[[FakeWorker, ModelSpec], Awaitable[None]]:

@@ -53,7 +53,7 @@ class LoadedModel:
     async def run(self, work: Work) -> Answer:
         """Raises as Scheduler.run does, and Unavailable if no worker is left that could load the model."""
         if not self.group.serves(self.lane.handle):
-            raise Unavailable(f'model "{self.spec.name}": no worker could load it again; see the log')
+            raise Unavailable(f'model "{self.spec.name}": no worker could load it again; see the log, and load it anew')
         return await self.group.scheduler.run(self.lane, work)
 
 

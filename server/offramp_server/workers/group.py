@@ -133,8 +133,9 @@ class WorkerGroup:
     async def _reload_into(member: ModelExecutor, handle: int, loaded: _Loaded, failures: Counter[int]) -> None:
         try:
             await member.load(handle, loaded.spec, loaded.placement)
-        except Exception:
+        except Exception as error:
             failures[handle] += 1
+            log.error("%s could not load %s again: %s", member.name, _named(loaded.spec), error)
             raise
 
     async def _load_into_all(self, handle: int, loaded: _Loaded) -> LoadReport:
@@ -247,5 +248,13 @@ class WorkerGroup:
 
     def _give_up(self, handle: int) -> None:
         """No worker could load the model again: those who wait for it are told."""
-        self._models.pop(handle, None)
+        loaded = self._models.pop(handle)
+        log.error(
+            "%s is given up: no worker could load it again; every request fails until it is loaded anew",
+            _named(loaded.spec),
+        )
         self.scheduler.fail_lane(handle, Unavailable("no worker could load the model again; see the log"))
+
+
+def _named(spec: ModelSpec) -> str:
+    return f'model "{spec.name}" version {spec.version}'
