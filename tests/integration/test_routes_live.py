@@ -228,6 +228,9 @@ def test_only_administrators_change_routes_and_the_record_has_their_names(models
             assert next(app.watch_route("blend")).settings["weight.one"] == 3
         with Client(server.grpc, token=token("operator")) as operator:
             assert operator.update_route("blend", {"weight.one": 0}).updated_by == "operator"
+            assert operator.route("blend").updated_by == "operator"
+            with Client(server.grpc, token=token("app")) as app:
+                assert app.route("blend").updated_by == ""
             [change] = operator.route_changes("blend")
             assert (change.by, change.settings[0].before, change.settings[0].after) == ("operator", 3.0, 0.0)
 

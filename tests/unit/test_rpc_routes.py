@@ -24,7 +24,7 @@ def route(name: str, **fields: Any) -> RouteInfo:
 
 def calls(*names: str) -> tuple[RouteCalls, FakeRoutes]:
     routes = FakeRoutes([route(name) for name in names])
-    return RouteCalls(routes, lambda context: "ana"), routes
+    return RouteCalls(routes, lambda context: "ana", lambda context: True), routes
 
 
 async def names_of(service: RouteCalls, **request: int | str) -> tuple[list[str], str]:
@@ -61,6 +61,18 @@ async def test_a_route_is_described() -> None:
     assert ready.update_time.ToJsonString() == "1970-01-01T00:00:01.250Z"
     assert (sad.state, sad.reason) == (pb.ROUTE_STATE_UNAVAILABLE, 'model "x" is not there')
     assert (sad.models[0].role, sad.HasField("update_time")) == (pb.ROUTE_MODEL_ROLE_UNSPECIFIED, False)
+
+
+async def test_who_does_not_manage_the_server_is_not_told_who_does() -> None:
+    changed = route("fashion", updated_by="ana", updated_at=1.0)
+    routes = FakeRoutes([changed], states=[[changed]])
+    service = RouteCalls(routes, lambda context: "app", lambda context: False)
+    got = (await service.get_route(pb.GetRouteRequest(name="routes/fashion"), CONTEXT)).route
+    [listed] = (await service.list_routes(pb.ListRoutesRequest(), CONTEXT)).routes
+    one = await anext(service.watch_route(pb.WatchRouteRequest(name="routes/fashion"), CONTEXT))
+    every = await anext(service.watch_routes(pb.WatchRoutesRequest(), CONTEXT))
+    for shown in (got, listed, one.route, every.routes[0]):
+        assert (shown.updated_by, shown.HasField("update_time")) == ("", True)
 
 
 async def test_routes_come_by_name_and_in_pages() -> None:

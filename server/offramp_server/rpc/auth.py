@@ -85,13 +85,19 @@ class Authenticator:
             return self._token(context).name
         return context.identity or context.peer
 
+    def manages(self, context: CallContext) -> bool:
+        """Whether the caller may manage the server. Raises Unauthenticated."""
+        return self._role(context) >= Role.ADMIN
+
     def _check_change(self, path: str, request: Any, context: CallContext) -> None:
         self._check(path, Role.ADMIN if request.settings else Role.INFER, request, context)
 
     def _check(self, path: str, required: Role, request: Any, context: CallContext) -> None:
-        role = self._token(context).role if self._tokens else self._anonymous
-        if role < required:
+        if self._role(context) < required:
             raise PermissionDenied(_refusal(path, with_tokens=bool(self._tokens)))
+
+    def _role(self, context: CallContext) -> Role:
+        return self._token(context).role if self._tokens else self._anonymous
 
     def _token(self, context: CallContext) -> Token:
         header = context.metadata.get(AUTHORIZATION, "")

@@ -139,7 +139,8 @@ def _keys(paths: list[str]) -> Iterator[str]:
 # What goes
 
 
-def route_message(route: RouteInfo) -> pb.Route:
+def route_message(route: RouteInfo, with_caller: bool) -> pb.Route:
+    """`with_caller`: say who changed it last."""
     message = pb.Route(
         name=resource_name(route.name),
         kind=_KINDS.get(route.kind, pb.ROUTE_KIND_UNSPECIFIED),
@@ -149,7 +150,7 @@ def route_message(route: RouteInfo) -> pb.Route:
         etag=route.etag,
         settings=route.settings,
         file_settings=route.file_settings,
-        updated_by=route.updated_by,
+        updated_by=route.updated_by if with_caller else "",
         epoch=route.epoch,
         load_level=_LEVELS[route.level],
     )

@@ -45,7 +45,7 @@ def build_services(
     services = [
         _inference_service(serving, settings, logs, traces),
         health_service(health),
-        route_service(serving.live_routes, authenticator.caller),
+        route_service(serving.live_routes, authenticator.caller, authenticator.manages),
     ]
     services.extend(reflection_services(services))
     health.add_services(service.name for service in services)
