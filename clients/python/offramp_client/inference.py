@@ -74,7 +74,8 @@ class AnswerPath:
     exits: tuple[str, ...] = ()
     #: Of each item: how sure that stage was.
     confidences: tuple[float, ...] = ()
-    #: What the thresholds of the route were when it answered: a number that rises with each of its changes.
+    #: The number of the evidence that the route's answers are judged by. It rises when a model, a stage or a
+    #: temperature changes, and not with thresholds.
     epoch: int | None = None
     #: The arm of a split route.
     arm: str | None = None

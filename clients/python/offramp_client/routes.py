@@ -54,7 +54,7 @@ class Route:
     #: When settings were last changed while the route ran (UTC), and by whom; None: never.
     updated_at: datetime | None = None
     updated_by: str = ""
-    #: Changes with whatever may change the route's answers.
+    #: Rises with a change of what the route's answers are judged as: models, stages, temperatures; not thresholds.
     epoch: int = 0
     #: "idle", "normal", "busy" or "overloaded".
     load_level: str = ""
