@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from offramp_adapters.routes.parameters import MODELS, ROUTE
 from offramp_adapters.routes.plan import Answer
-from offramp_common.text import quoted
+from offramp_common.text import did_you_mean, quoted
 
 from offramp_server import describe
 from offramp_server.endpoints import EndpointInfo, IndexEntry
@@ -25,6 +25,7 @@ from offramp_server.routing.live import LiveRoutes
 from offramp_server.routing.table import Route, RouteTable
 from offramp_server.scheduling.admission import Admission
 from offramp_server.telemetry.stats import Stats
+from offramp_server.workers.backend import LoadedModel
 
 # The version that a route shows: it has none of its own, and clients expect a number.
 ROUTE_VERSION = "1"
@@ -72,7 +73,7 @@ class Serving:
             route = self._routes.get(request.model)
             if route is not None:
                 return _route_response(route, request, await self._follower.answer(route, request))
-            model = self._models.get(request.model, request.version)
+            model = self._model(request.model, request.version)
             answer = await self._runner.run(model, request)
             return _response(model.spec.name, str(model.spec.version), request, answer)
         finally:
@@ -92,7 +93,7 @@ class Serving:
         """Raises NotFound or Unavailable."""
         route = self._routes.get(name)
         if route is None:
-            return describe.model(self._models.get(name, version), self._models.versions(name))
+            return describe.model(self._model(name, version), self._models.versions(name))
         if version not in ("", ROUTE_VERSION):
             raise NotFound(f'route "{name}" has no version {quoted(version)}, only {ROUTE_VERSION}')
         return describe.route(route.ready(), ROUTE_VERSION)
@@ -100,7 +101,7 @@ class Serving:
     def model_ready(self, name: str, version: str = "") -> bool:
         """Raises NotFound for a name that the server has never heard of."""
         if name not in self._known_names():
-            raise NotFound(f"there is no model or route {quoted(name)}")
+            raise self._unknown(name)
         try:
             self.endpoint(name, version)
         except OfframpError:
@@ -114,6 +115,18 @@ class Serving:
             for route in routes
         ]
         return sorted([*self._models.index(), *entries], key=lambda entry: entry.name)
+
+    def _model(self, name: str, version: str) -> LoadedModel:
+        """Raises NotFound or Unavailable."""
+        try:
+            return self._models.get(name, version)
+        except NotFound:
+            if name in self._known_names():
+                raise
+            raise self._unknown(name) from None
+
+    def _unknown(self, name: str) -> NotFound:
+        return NotFound(f"there is no model or route {quoted(name)}{did_you_mean(name, self._known_names())}")
 
     def _known_names(self) -> set[str]:
         return {entry.name for entry in self.index()}

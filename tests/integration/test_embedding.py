@@ -102,9 +102,15 @@ async def test_a_route_whose_model_is_gone_says_so(repository: Path) -> None:
 
 async def test_what_is_not_there_is_named_with_what_is(repository: Path) -> None:
     write_add_sub(repository)
+    (repository / "stable").mkdir()
+    (repository / "stable" / "route.toml").write_text('kind = "single"\nmodel = "add_sub"\n')
     async with serve_in_process(repository) as serving:
-        with pytest.raises(NotFound, match='no model or route "adsub"; ready: add_sub'):
+        with pytest.raises(NotFound, match='no model or route "adsub"; did you mean "add_sub"'):
             await serving.infer(request("adsub"))
+        with pytest.raises(NotFound, match='no model or route "stabel"; did you mean "stable"'):
+            serving.endpoint("stabel")
+        with pytest.raises(NotFound, match='no model or route "fraud"; there is "add_sub", "stable"'):
+            serving.model_ready("fraud")
         with pytest.raises(NotFound, match='no version "9"'):
             await serving.infer(request(version="9"))
 
