@@ -276,6 +276,7 @@ def test_shadows_need_an_output_that_decides_only_if_they_are_judged_by_one() ->
     [
         ({"arms": ()}, "a split needs at least one arm"),
         ({"arms": (Arm("a", TEACHER, 0), Arm("b", STUDENT, 0))}, "every arm has weight 0"),
+        ({"arms": (Arm("a", TEACHER, 1e308), Arm("b", STUDENT, 1e308))}, "too large to be added"),
         ({"arms": (Arm("a", TEACHER, -1),)}, "weight.a: expected a number of at least 0, got -1"),
         ({"arms": (Arm("a", TEACHER, float("inf")),)}, "weight.a: expected a number of at least 0, got inf"),
         ({"arms": (Arm("a", TEACHER, 1), Arm("a", STUDENT, 1))}, 'two arms or shadows are named "a"'),

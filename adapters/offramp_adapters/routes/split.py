@@ -89,8 +89,11 @@ class SplitRoute:
         for arm in self.arms:
             if not 0 <= arm.weight < math.inf:
                 raise RouteInvalid(f"{_WEIGHT}{arm.name}: expected a number of at least 0, got {arm.weight:g}")
-        if not 0 < sum(arm.weight for arm in self.arms) < math.inf:
+        together = sum(arm.weight for arm in self.arms)
+        if not together:
             raise RouteInvalid("every arm has weight 0; expected one with more")
+        if together == math.inf:
+            raise RouteInvalid("the arms' weights are too large to be added; expected smaller ones")
         for shadow in self.shadows:
             if not 0 <= shadow.share <= 1:
                 raise RouteInvalid(f"{_SHARE}{shadow.name}: expected a number from 0 to 1, got {shadow.share:g}")
