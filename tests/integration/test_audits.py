@@ -270,11 +270,11 @@ async def test_a_request_that_fails_behind_the_first_stage_leaves_a_gap(
             held.setattr(lane.queue, "head", lambda *executor: None)
             held.setattr(lane.cost, "per_batch", 1.0)
             with pytest.raises(DeadlineExceeded):
-                await ask(core, HARD, deadline=asyncio.get_running_loop().time() + 0.05)
+                await ask(core, EASY, HARD, deadline=asyncio.get_running_loop().time() + 0.05)
         await ask(core, HARD)
     [epoch] = epochs(models)
     gap, pair = stream(models, epoch)
-    assert gap == Gap(0, 0, 0, 1, "deadline_exceeded")
+    assert gap == Gap(0, 0, 0, 1, "deadline_exceeded", 2)
     assert pair.position == 0
 
 

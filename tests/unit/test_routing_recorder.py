@@ -220,7 +220,7 @@ async def test_a_request_that_hangs_stops_the_others_only_until_too_many_wait() 
     stuck.note([exited(0)])
     stuck.release()
     server.recorder.hand_over()
-    assert short(await stream(server)) == [Gap(0, 0, 0, 1, "overdue"), (1, 0), (2, 0), (3, 0)]
+    assert short(await stream(server)) == [Gap(0, 0, 0, 1, "overdue", 1), (1, 0), (2, 0), (3, 0)]
     await server.close()
 
 
@@ -240,21 +240,21 @@ async def test_what_waits_is_bounded_by_its_items_where_requests_are_large() -> 
     again.release()
     server.recorder.hand_over()
     steps = short(await stream(server))
-    assert steps == [Gap(0, 0, 0, 1, "overdue"), *((number, item) for number in (1, 2, 3) for item in (0, 1))]
+    assert steps == [Gap(0, 0, 0, 1, "overdue", 1), *((number, item) for number in (1, 2, 3) for item in (0, 1))]
     await server.close()
 
 
 async def test_requests_that_were_begun_and_never_answered_are_in_the_stream_by_their_number() -> None:
     server = Server(None)
-    for reason in ("", "deadline_exceeded", "deadline_exceeded"):
+    for reason, items in (("", 1), ("deadline_exceeded", 2), ("deadline_exceeded", 3)):
         arrival = server.recorder.begin(server.epoch())
-        arrival.failure = reason
+        arrival.failure, arrival.items = reason, items
         arrival.release()
     answered = server.recorder.begin(server.epoch())
     answered.note([deferred(answered.sequence)])
     answered.release()
     server.recorder.hand_over()
-    assert short(await stream(server)) == [Gap(0, 0, 0, 2, "deadline_exceeded"), (3, 0)]
+    assert short(await stream(server)) == [Gap(0, 0, 0, 2, "deadline_exceeded", 5), (3, 0)]
     await server.close()
 
 
@@ -326,7 +326,7 @@ async def test_what_is_under_way_when_the_server_stops_is_a_gap() -> None:
     later.note([deferred(later.sequence)])
     later.release()
     await server.recorder.close()
-    assert short(await stream(server)) == [Gap(0, 0, 0, 1, SHUTDOWN), (1, 0)]
+    assert short(await stream(server)) == [Gap(0, 0, 0, 1, SHUTDOWN, 1), (1, 0)]
     await server.database.close()
 
 

@@ -18,7 +18,7 @@ OVERDUE = "overdue"
 class Arrival:
     """One request at one route, from its arrival until nothing more can be seen of it. It begins with one hold."""
 
-    __slots__ = ("_counted", "_holds", "_settled", "begun", "failure", "observations", "sequence", "time")
+    __slots__ = ("_counted", "_holds", "_settled", "begun", "failure", "items", "observations", "sequence", "time")
 
     def __init__(
         self,
@@ -32,6 +32,8 @@ class Arrival:
         self.sequence = sequence
         self.time = time
         self.observations: list[Observation] = []
+        # As it says itself; nobody has looked whether it is so before it was begun.
+        self.items = 1
         # Something of it was computed: what becomes of it from now on may have to do with what it is.
         self.begun = False
         # Why it was not answered although it was begun.

@@ -12,6 +12,7 @@ from offramp_adapters.audits.observation import Observation
 from offramp_adapters.routes.parameters import EXIT, ROUTE
 from offramp_adapters.routes.plan import Answer, FollowUp, Outcomes, Run, Together
 from offramp_adapters.routes.strategy import Level, Query
+from open_inference.tensor import Tensor
 
 from offramp_server.errors import OfframpError
 from offramp_server.inference import InferRequest, wanted
@@ -59,7 +60,7 @@ class Follower:
         status, items = "internal", 0
         try:
             answer = await self._decided(bound, request)
-            status, items = "ok", _items(answer)
+            status, items = "ok", _items(answer.outputs, bound.strategy.face.max_batch_size)
             return answer
         except OfframpError as error:
             status = error.reason
@@ -76,7 +77,8 @@ class Follower:
         whole = replace(request, outputs=())
         assert bound.epoch is not None
         # What nobody waits for is a copy, or an audit, and no part of the route's traffic.
-        with self._recorder.request(bound.epoch, observed=not request.background) as arrival:
+        items = _items(request.inputs, face.max_batch_size)
+        with self._recorder.request(bound.epoch, items, observed=not request.background) as arrival:
             answer = await self._planned(bound, whole, arrival)
             if request.background:
                 for follow_up in answer.follow_ups:
@@ -185,6 +187,6 @@ def _answered(task: asyncio.Task[Answer]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _items(answer: Answer) -> int:
-    shape = answer.outputs[0].shape if answer.outputs else ()
+def _items(tensors: Sequence[Tensor], max_batch_size: int) -> int:
+    shape = tensors[0].shape if tensors and max_batch_size else ()
     return shape[0] if shape else 1

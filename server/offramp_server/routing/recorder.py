@@ -64,8 +64,10 @@ class Pending:
     def add_gap(self, gap: Gap) -> None:
         before = self.gaps.get((gap.position, gap.reason))
         if before is not None:
-            audited, requests = before.audited + gap.audited, before.requests + gap.requests
-            gap = Gap(gap.position, max(before.until, gap.until), audited, requests, gap.reason)
+            gap = Gap(
+                gap.position, max(before.until, gap.until), before.audited + gap.audited,
+                before.requests + gap.requests, gap.reason, before.items + gap.items,
+            )  # fmt: skip
         self.gaps[gap.position, gap.reason] = gap
 
     def rows(self, epoch: int) -> Rows:
@@ -85,8 +87,9 @@ class Pending:
         if positions:
             audited = len(self.exits) + sum(gap.audited for gap in self.gaps.values())
             requests = sum(gap.requests for gap in self.gaps.values())
+            items = sum(gap.items for gap in self.gaps.values())
             self.gaps = {}
-            self.add_gap(Gap(min(positions), until, audited, requests, OVERFLOW))
+            self.add_gap(Gap(min(positions), until, audited, requests, OVERFLOW, items))
         self.exits, self.shadows = [], []
         return lost
 
@@ -126,9 +129,10 @@ class Recorder:
         return sum(stream.arrivals.held for stream in self._streams.values())
 
     @contextmanager
-    def request(self, epoch: Epoch, observed: bool = True) -> Iterator[Arrival]:
+    def request(self, epoch: Epoch, items: int, observed: bool = True) -> Iterator[Arrival]:
         """A request's way to its answer. One that is not observed has no place in the stream."""
         arrival = self.begin(epoch) if observed else Arrival(0, 0.0)
+        arrival.items = items
         try:
             yield arrival
         except BaseException as error:
@@ -162,7 +166,7 @@ class Recorder:
             stream.pending = Pending()
         if arrival.failure:
             at = stream.epoch.items
-            stream.pending.add_gap(Gap(at, at, 0, 1, arrival.failure))
+            stream.pending.add_gap(Gap(at, at, 0, 1, arrival.failure, arrival.items))
         for seen in sorted(arrival.observations, key=lambda each: each.item):
             if isinstance(seen, ExitObservation):
                 self._add_exit(stream.epoch, stream.pending, arrival.time, seen)

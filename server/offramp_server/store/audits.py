@@ -129,6 +129,7 @@ SCHEMA = Schema(
                 PRIMARY KEY (epoch, position)
             ) WITHOUT ROWID
             """,
+            "ALTER TABLE gaps ADD COLUMN items INTEGER NOT NULL DEFAULT 0",
         ),
     ),
 )
@@ -149,9 +150,9 @@ ADD_EXIT_TOTALS = f"""
     largest_weight = max(largest_weight, excluded.largest_weight)
 """  # noqa: S608 - the names are those of a dataclass
 ADD_GAP = """
-    INSERT INTO gaps (epoch, position, until, audited, requests, reason) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO gaps (epoch, position, until, audited, requests, reason, items) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (epoch, position, reason) DO UPDATE SET until = max(until, excluded.until),
-    audited = audited + excluded.audited, requests = requests + excluded.requests
+    audited = audited + excluded.audited, requests = requests + excluded.requests, items = items + excluded.items
 """
 ADD_SHADOW = "INSERT INTO shadows VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_SHADOW_TOTALS = """
@@ -174,6 +175,8 @@ class Gap:
     audited: int
     requests: int
     reason: str
+    # Of the `requests`, in all.
+    items: int = 0
 
 
 @dataclass(slots=True)
@@ -309,7 +312,7 @@ def shadow_totals(connection: sqlite3.Connection, epoch: int) -> dict[tuple[str,
 
 
 def gaps(connection: sqlite3.Connection, epoch: int, position: int = 0) -> list[Gap]:
-    columns = "SELECT position, until, audited, requests, reason FROM gaps WHERE epoch = ? AND position >= ?"
+    columns = "SELECT position, until, audited, requests, reason, items FROM gaps WHERE epoch = ? AND position >= ?"
     return [Gap(*row) for row in connection.execute(f"{columns} ORDER BY position, reason", (epoch, position))]
 
 
