@@ -289,14 +289,15 @@ async def test_settings_of_a_route_that_is_not_ready_are_not_changed() -> None:
 class FailingStore:
     """A disk that is full, or one that takes its time."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, saved: Override | None = None) -> None:
         self.error = error
+        self.saved = saved
         self.asked = asyncio.Event()
         self.go_on = asyncio.Event()
         self.recorded: list[RouteChange] = []
 
     async def override(self, route: str) -> Override | None:
-        return None
+        return self.saved
 
     async def record(self, change: RouteChange, override: Override) -> None:
         if self.error is not None:
@@ -316,6 +317,14 @@ async def test_what_cannot_be_stored_does_not_take_effect() -> None:
         with pytest.raises(FailedPrecondition, match="the disk is full"):
             await server.set(left=0.75)
         assert server.live.route("r") == before
+
+
+async def test_a_route_whose_file_has_changed_is_served_though_the_disk_does_not_take_that() -> None:
+    saved = Override({"left": 0.75}, "of an older file", 900.0, "ana")
+    async with rig(store=FailingStore(FailedPrecondition("the disk is full"), saved)) as server:
+        await server.live.load("r", FILE)
+        assert server.settings() == {"left": 0.25, "right": 0.5}
+        assert server.live.route("r").ready
 
 
 async def test_a_caller_who_goes_away_leaves_no_half_of_a_change() -> None:

@@ -22,6 +22,7 @@ from offramp_server.errors import (
     FailedPrecondition,
     InvalidRequest,
     NotFound,
+    OfframpError,
     Unavailable,
 )
 from offramp_server.repository.layout import ROUTE_TOML
@@ -80,9 +81,16 @@ class LiveRoutes:
             self._table.put(name, served.definition)
             self._served[name] = served
             if lost is not None:
-                log.warning('route "%s": what was set live is given up (%s): %s', name, lost.kind, lost)
-                await self._store.record(lost, served.override)
+                await self._record_given_up(lost, served.override)
         self.notify()
+
+    async def _record_given_up(self, lost: RouteChange, override: Override) -> None:
+        """The route serves by now, and goes on without this in its history; it is given up again at the next load."""
+        log.warning('route "%s": what was set live is given up (%s): %s', lost.route, lost.kind, lost)
+        try:
+            await self._store.record(lost, override)
+        except OfframpError as error:
+            log.error('route "%s": the history does not say so: %s', lost.route, error)
 
     def remove(self, name: str) -> None:
         """What was set live is kept for when the route comes back."""
