@@ -15,7 +15,8 @@ def draw(found: Calibration, wanted: float, path: Path) -> None:
     axes = figure.subplots()
     cost = found.reference_cost
     unseen = [point for _, point in found.curve]
-    axes.plot([point.cost / cost for point in unseen], [100 * point.agreement for point in unseen], lw=1)
+    costs, agreements = [point.cost / cost for point in unseen], [100 * point.agreement for point in unseen]
+    axes.plot(costs, agreements, lw=1, label="other choices, on unseen examples")
     for point, marker, words in (
         (found.unseen, "o", "chosen, on unseen examples"),
         (found.chosen, "x", "where chosen"),
