@@ -135,9 +135,7 @@ class FakeServer:
 
     def _ModelInfer(self, request: Any, context: Any) -> Any:
         if request.model_name == "slow":
-            if not context.add_callback(self.cancelled.set):
-                # It was over before it came here.
-                self.cancelled.set()
+            self._note_cancellation(context)
             self.working.set()
             self.release.wait(PATIENCE)
         names = [output.name for output in request.outputs]
@@ -250,6 +248,7 @@ class FakeServer:
         return routes_pb.ListRouteChangesResponse(changes=changes, next_page_token=more)
 
     def _WatchRoute(self, request: Any, context: Any) -> Any:
+        self._note_cancellation(context)
         for etag in ("1", "2"):
             answer = self._route(request.name.removeprefix("routes/"))
             answer.etag = etag
@@ -257,14 +256,19 @@ class FakeServer:
         yield from self._linger(context)
 
     def _WatchRoutes(self, request: Any, context: Any) -> Any:
+        self._note_cancellation(context)
         yield routes_pb.WatchRoutesResponse(routes=[self._route("b"), self._route("a")])
         yield routes_pb.WatchRoutesResponse(routes=[self._route("c")], removed=["routes/a"])
         yield from self._linger(context)
 
+    def _note_cancellation(self, context: Any) -> None:
+        """First of all: of a call that is cancelled, a generator is asked for nothing more."""
+        if not context.add_callback(self.cancelled.set):
+            # It was over before it came here.
+            self.cancelled.set()
+
     def _linger(self, context: Any) -> Iterator[Any]:
         """Until the caller goes, or the server is to drain."""
-        if not context.add_callback(self.cancelled.set):
-            self.cancelled.set()
         self.working.set()
         self.release.wait(PATIENCE)
         context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
