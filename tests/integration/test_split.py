@@ -144,6 +144,19 @@ async def test_shadows_see_copies_and_answers_are_the_same_as_without(models: Pa
         assert core.serving.stats.models["candidate", "1"].success_count == 10
 
 
+async def test_copies_are_no_traffic_of_a_route_that_is_a_shadow(models: Path) -> None:
+    write_route(models, "copied", SPLIT)
+    write_route(models, "ab", SPLIT + SHADOW.replace("candidate", "copied"))
+    async with running(models) as core:
+        for unit in range(5):
+            await ask(core, offramp_unit=unit)
+        await eventually_here(lambda: copies(core)["done"] == 5)
+        seen = core.serving.stats.route("copied")
+        assert (seen.requests, seen.items) == ({}, 0)
+        assert sum(seen.request_seconds.counts) == 0
+        assert all(not arm.requests for arm in seen.arms.values())
+
+
 async def test_nobody_waits_for_a_shadow_whose_worker_is_held_still_and_drops_are_counted_exactly(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

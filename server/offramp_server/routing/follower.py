@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +13,6 @@ from offramp_adapters.routes.plan import Answer, FollowUp, Outcomes, Run, Togeth
 from offramp_adapters.routes.strategy import Level, Query
 from open_inference.tensor import Tensor
 
-from offramp_server.errors import OfframpError
 from offramp_server.inference import InferRequest, wanted
 from offramp_server.model_runner import ModelRunner
 from offramp_server.routing.arrivals import Arrival
@@ -56,27 +54,20 @@ class Follower:
             return await self._answer(bound, request)
 
     async def _answer(self, bound: BoundRoute, request: InferRequest) -> Answer:
-        started = time.monotonic_ns()
-        status, items = "internal", 0
-        try:
+        # A copy or an audit, which nobody waits for, is no part of the route's traffic.
+        if request.background:
+            return await self._decided(bound, request)
+        stats, items = self._stats.route(bound.name), 0
+        with counted(lambda status, total_ns: stats.ended(status, items, total_ns)):
             answer = await self._decided(bound, request)
-            status, items = "ok", _items(answer.outputs, bound.strategy.face.max_batch_size)
-            return answer
-        except OfframpError as error:
-            status = error.reason
-            raise
-        except asyncio.CancelledError:
-            status = "cancelled"
-            raise
-        finally:
-            self._stats.route(bound.name).ended(status, items, time.monotonic_ns() - started)
+            items = _items(answer.outputs, bound.strategy.face.max_batch_size)
+        return answer
 
     async def _decided(self, bound: BoundRoute, request: InferRequest) -> Answer:
         face = bound.strategy.face
         check_requested(request.outputs, face.outputs)
         whole = replace(request, outputs=())
         assert bound.epoch is not None
-        # What nobody waits for is a copy, or an audit, and no part of the route's traffic.
         items = _items(request.inputs, face.max_batch_size)
         with self._recorder.request(bound.epoch, items, observed=not request.background) as arrival:
             answer = await self._planned(bound, whole, arrival)
@@ -146,7 +137,7 @@ class Follower:
 
     async def _run(self, bound: BoundRoute, run: Run, request: InferRequest) -> Answer:
         with blamed_on(run):
-            if not run.arm:
+            if not run.arm or request.background:
                 return await self._target(bound, run, request)
             with counted(self._stats.route(bound.name).arm(run.arm).ended):
                 return await self._target(bound, run, request)
