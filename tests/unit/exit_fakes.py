@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from offramp_adapters.routes.early_exit import EarlyExit, EarlyExitRoute, Stage
+from offramp_adapters.routes.early_exit import EarlyExit, EarlyExitRoute
+from offramp_adapters.routes.exit_settings import Stage
 from offramp_adapters.routes.plan import Answer, Parameters, Plan, Run, Target
 from offramp_adapters.routes.strategy import Endpoint, Level, Query, TensorFacts
 from open_inference.tensor import BYTES, Tensor

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
+from offramp_adapters.routes.early_exit import EarlyExitRoute
+from offramp_adapters.routes.exit_settings import Stage
 from offramp_adapters.routes.exit_stages import BoundExits
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Endpoint, TensorFacts

@@ -14,7 +14,8 @@ from exit_fakes import LOGITS, Stages, ask, cascade, coins, endpoint, exits, pla
 from offramp_adapters.audits.observation import ExitObservation
 from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.control.rules import LoadRule
-from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
+from offramp_adapters.routes.early_exit import EarlyExitRoute
+from offramp_adapters.routes.exit_settings import Stage
 from offramp_adapters.routes.held import Held
 from offramp_adapters.routes.plan import (
     Answer,

@@ -24,7 +24,8 @@ from exit_fakes import (
 from exit_fakes import Stages as Played
 from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.control.rules import LoadRule
-from offramp_adapters.routes.early_exit import EarlyExit, EarlyExitRoute, Stage
+from offramp_adapters.routes.early_exit import EarlyExit, EarlyExitRoute
+from offramp_adapters.routes.exit_settings import Stage
 from offramp_adapters.routes.live import Live
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Endpoint, Level, Query, RouteInvalid, TensorFacts

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.control.rules import LoadRule
-from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
+from offramp_adapters.routes.early_exit import EarlyExitRoute
+from offramp_adapters.routes.exit_settings import Stage
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Level
 from offramp_server.errors import ConfigurationError

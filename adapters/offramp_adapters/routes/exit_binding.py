@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from offramp_common.text import quoted
 
@@ -11,20 +10,18 @@ from offramp_adapters.confidence.scores import SoftmaxScore
 from offramp_adapters.routes.alike import check_classes
 from offramp_adapters.routes.deciding import Deciding, deciding_output
 from offramp_adapters.routes.exit_computing import step
+from offramp_adapters.routes.exit_settings import ExitSettings, Stage
 from offramp_adapters.routes.exit_stages import AGREEMENT, PATIENCE, SOFTMAX, BoundExits, BoundStage
 from offramp_adapters.routes.exit_thresholds import Threshold, rules_of
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Endpoint, Face, RouteInvalid, TensorFacts
-
-if TYPE_CHECKING:
-    from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
 
 # What the export of a network with exits writes into [metadata] of each segment.
 _WEIGHTS = "provenance.settings.weights"
 _STAGE = "provenance.settings.stage"
 
 
-def bind(route: EarlyExitRoute, endpoints: Mapping[Target, Endpoint]) -> tuple[Face, BoundExits]:
+def bind(route: ExitSettings, endpoints: Mapping[Target, Endpoint]) -> tuple[Face, BoundExits]:
     """Raises RouteInvalid."""
     bound = [endpoints[stage.target] for stage in route.stages]
     _check_batches(route, bound)
@@ -52,7 +49,7 @@ def bind(route: EarlyExitRoute, endpoints: Mapping[Target, Endpoint]) -> tuple[F
     return Face(route.targets[0], gives, outputs, min(largest)), exits
 
 
-def _check_batches(route: EarlyExitRoute, bound: Sequence[Endpoint]) -> None:
+def _check_batches(route: ExitSettings, bound: Sequence[Endpoint]) -> None:
     with_batches = [stage.label for stage, each in zip(route.stages, bound, strict=True) if each.max_batch_size]
     without = [stage.label for stage, each in zip(route.stages, bound, strict=True) if not each.max_batch_size]
     if with_batches and without:
@@ -65,7 +62,7 @@ def _check_batches(route: EarlyExitRoute, bound: Sequence[Endpoint]) -> None:
 # What stages take
 
 
-def _starts(route: EarlyExitRoute, bound: Sequence[Endpoint]) -> list[int]:
+def _starts(route: ExitSettings, bound: Sequence[Endpoint]) -> list[int]:
     """For each stage, where the network begins that it is a segment of."""
     starts = [0]
     for number in range(1, len(bound)):
@@ -84,7 +81,7 @@ def _takes_the_request(first: Endpoint, stage: Endpoint) -> bool:
     )
 
 
-def _check_handed_on(route: EarlyExitRoute, bound: Sequence[Endpoint], number: int) -> None:
+def _check_handed_on(route: ExitSettings, bound: Sequence[Endpoint], number: int) -> None:
     """Raises RouteInvalid unless the stage takes outputs of the one before, and is the next segment of its network."""
     here, before = route.stages[number], route.stages[number - 1]
     there = {facts.name: facts for facts in bound[number - 1].outputs}
@@ -101,7 +98,7 @@ def _check_handed_on(route: EarlyExitRoute, bound: Sequence[Endpoint], number: i
     _check_one_network(before, bound[number - 1].metadata, here, bound[number].metadata)
 
 
-def _foreign(route: EarlyExitRoute, bound: Sequence[Endpoint], number: int) -> RouteInvalid:
+def _foreign(route: ExitSettings, bound: Sequence[Endpoint], number: int) -> RouteInvalid:
     first, here = route.stages[0], route.stages[number]
     return RouteInvalid(
         f"stage {quoted(here.label)} takes {_list(bound[number].inputs)}, and stage {quoted(first.label)} takes "
@@ -142,7 +139,7 @@ def _list(facts: Sequence[TensorFacts]) -> str:
 # What stages give
 
 
-def _shared(route: EarlyExitRoute, bound: Sequence[Endpoint]) -> tuple[str, ...]:
+def _shared(route: ExitSettings, bound: Sequence[Endpoint]) -> tuple[str, ...]:
     """Outputs that every stage has, as the reference orders them. Raises RouteInvalid if they differ."""
     columns = [{facts.name: facts for facts in each.outputs} for each in bound]
     reference = columns[-1]
@@ -158,11 +155,11 @@ def _shared(route: EarlyExitRoute, bound: Sequence[Endpoint]) -> tuple[str, ...]
     return names
 
 
-def _classifies(route: EarlyExitRoute) -> bool:
+def _classifies(route: ExitSettings) -> bool:
     return route.agreement.of_classes or route.score != PATIENCE
 
 
-def _check_judging(route: EarlyExitRoute, bound: Sequence[Endpoint], decides: Deciding) -> None:
+def _check_judging(route: ExitSettings, bound: Sequence[Endpoint], decides: Deciding) -> None:
     route.agreement.check(decides)
     for stage, each in zip(route.exits, bound, strict=False):
         score = route.score_of(stage)
@@ -178,7 +175,7 @@ def _check_judging(route: EarlyExitRoute, bound: Sequence[Endpoint], decides: De
 
 
 def _stage(
-    route: EarlyExitRoute,
+    route: ExitSettings,
     bound: Sequence[Endpoint],
     number: int,
     starts: Sequence[int],

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from offramp_adapters.confidence.temperature import TEMPERATURES
 from offramp_adapters.routes.deciding import Scale
-from offramp_adapters.routes.early_exit import EarlyExitRoute, Stage
+from offramp_adapters.routes.early_exit import EarlyExitRoute
+from offramp_adapters.routes.exit_settings import Stage
 from offramp_adapters.routes.exit_stages import PATIENCE, ExitScore
 from offramp_common.toml_schema import between
 
