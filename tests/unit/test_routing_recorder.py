@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -85,6 +86,22 @@ def short(steps: list[Step]) -> list[object]:
 
 
 # Order
+
+
+async def test_a_score_that_is_no_number_is_kept_as_json_has_it() -> None:
+    server = Server(None)
+    arrival = server.recorder.begin(server.epoch())
+    arrival.note([replace(exited(0, audited=True, agrees=False), scores=(math.nan,))])
+    arrival.release()
+    server.recorder.hand_over()
+    [pair] = await stream(server)
+    assert isinstance(pair, Pair)
+    assert math.isnan(pair.seen.scores[0])
+    [(text, valid)] = await server.database.read(
+        lambda connection: connection.execute("SELECT scores, json_valid(scores) FROM exits").fetchall()
+    )
+    assert (text, valid) == ("[null]", 1)
+    await server.close()
 
 
 async def test_the_stream_says_at_which_rate_of_audits_each_item_came() -> None:

@@ -9,6 +9,7 @@ which rate of audits it came is in `rates`, which has a row for each change.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -228,8 +229,12 @@ def gap_row(epoch: int, gap: Gap) -> Values:
 
 
 def _numbers(values: Iterable[float]) -> str:
-    """Exactly, so that what follows from them can be computed again."""
-    return json.dumps([float(value) for value in values])
+    """Exactly, so that what follows from them can be computed again; null for what is no number, as JSON has it."""
+    return json.dumps([None if math.isnan(value) else float(value) for value in values])
+
+
+def _read_numbers(text: str) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else value for value in json.loads(text))
 
 
 def _class(value: int | None) -> int | None:
@@ -367,7 +372,7 @@ def _pairs(connection: sqlite3.Connection, epoch: StoredEpoch, position: int, ra
             where,
             time,
             ExitObservation(
-                epoch.number, sequence, item, exit, stages, tuple(json.loads(scores)), tuple(json.loads(thresholds)),
+                epoch.number, sequence, item, exit, stages, _read_numbers(scores), _read_numbers(thresholds),
                 probability, _rate_at(rates, where), True, lost, tuple(map(bool, json.loads(agreed))), *classes,
             ),
         )  # fmt: skip
