@@ -96,6 +96,7 @@ def build_core(repository: Path, settings: Settings) -> Core:
     standbys = workers.standby if workers.mode == "process" else 0
     backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats)
     models = ModelRegistry(lambda name: reader.read_model(repository, name), backend, stats)
+    backend.on_change = models.show_problems
     database = open_store(repository, settings.store, (AUDITS, ROUTE_SETTINGS))
     epochs = Epochs(database, time.time)
     routes = RouteTable(models, epochs.current)

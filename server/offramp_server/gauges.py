@@ -42,7 +42,7 @@ def _models(core: Core) -> Iterator[ModelGauges]:
         name, version = model.spec.name, str(model.spec.version)
         ready.add((name, version))
         queue = model.lane.queue
-        yield ModelGauges(name, version, True, queue.requests, queue.items, model.report.engine)
+        yield ModelGauges(name, version, not model.problem, queue.requests, queue.items, model.report.engine)
     for entry in core.models.index():
         if (entry.name, entry.version) not in ready:
             yield ModelGauges(entry.name, entry.version, False)

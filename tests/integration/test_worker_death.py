@@ -117,6 +117,34 @@ async def test_workers_do_not_outlive_a_front_end_that_was_killed(repository: Pa
         await eventually(lambda: not any(_running(pid) for pid in pids))
 
 
+async def test_a_model_that_no_worker_could_load_again_is_not_ready_nor_are_its_routes_until_one_could(
+    repository: Path,
+) -> None:
+    write_add_sub(repository, offset=1)
+    (repository / "over").mkdir()
+    (repository / "over" / "route.toml").write_text('kind = "single"\nmodel = "add_sub"\n')
+    folder, away = repository / "add_sub" / "1", repository.parent / "away"
+    with serving(repository) as server:
+        async with aio.Client(server.grpc, timeout=PATIENCE) as client:
+            pids = await _wait_for_workers(server, 2)
+            folder.rename(away)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: metric(server, "offramp_model_ready", model="add_sub") == 0)
+            for name in ("add_sub", "over"):
+                [entry] = [entry for entry in await client.repository_index() if entry.name == name]
+                assert entry.state == "UNAVAILABLE"
+                assert "no worker could load it again" in entry.reason
+                assert not await client.is_model_ready(name)
+                with pytest.raises(errors.Unavailable, match="no worker could load it again"):
+                    await client.infer(name, {"x": ROW})
+            away.rename(folder)
+            await eventually(lambda: metric(server, "offramp_model_ready", model="add_sub") == 1)
+            for name in ("add_sub", "over"):
+                assert await client.is_model_ready(name)
+                np.testing.assert_array_equal((await client.infer(name, {"x": ROW}))["y"], ROW + 1)
+
+
 def _running(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

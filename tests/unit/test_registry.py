@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from offramp_server.engine_report import EngineReport
-from offramp_server.errors import LoadError, NotFound
+from offramp_server.errors import LoadError, NotFound, Unavailable
 from offramp_server.model_spec import ModelSpec
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.telemetry.stats import Stats
@@ -28,6 +29,8 @@ class FakeLoader:
     fails: bool = False
     cancelled: int = 0
     held: list[LoadedModel] = field(default_factory=list)
+    # Of every model.
+    problem: str = ""
 
     def __post_init__(self) -> None:
         self.go_on.set()
@@ -41,7 +44,8 @@ class FakeLoader:
             raise
         if self.fails:
             raise LoadError("no memory")
-        self.held.append(LoadedModel(model, REPORT, cast("Any", None), cast("Any", None)))
+        group = SimpleNamespace(problem=lambda handle: self.problem)
+        self.held.append(LoadedModel(model, REPORT, cast("Any", SimpleNamespace(handle=1)), cast("Any", group)))
         return self.held[-1]
 
     async def unload(self, model: LoadedModel) -> None:
@@ -138,3 +142,26 @@ async def test_a_name_that_was_never_there_leaves_no_trace() -> None:
         await bench.registry.load("made-up")
     assert bench.registry.index() == []
     assert bench.stats.loads == {}
+
+
+async def test_a_model_that_no_worker_holds_any_more_is_not_ready_until_one_does() -> None:
+    bench = Bench(1)
+    changes = 0
+
+    def note() -> None:
+        nonlocal changes
+        changes += 1
+
+    await bench.registry.load("double")
+    bench.registry.on_change = note
+    bench.loader.problem = "its workers were killed"
+    bench.registry.show_problems()
+    [entry] = bench.registry.index()
+    assert (entry.state, entry.reason) == ("UNAVAILABLE", "its workers were killed")
+    with pytest.raises(Unavailable, match=r"double.*version 1.*its workers were killed"):
+        bench.registry.get("double")
+    bench.loader.problem = ""
+    bench.registry.show_problems()
+    assert bench.states == {"1": "READY"}
+    assert bench.registry.get("double").spec.version == 1
+    assert changes == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,7 @@ def test_workers_are_replaced_with_growing_pauses_until_it_works() -> None:
     play(scenario)
 
 
-def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_back(
+def test_a_model_that_cannot_be_loaded_again_is_left_out_and_the_others_come_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scenario(bench: Bench) -> None:
@@ -258,7 +259,110 @@ def test_a_model_that_cannot_be_loaded_again_is_given_up_and_the_others_come_bac
 
     play(scenario)
     assert 'could not load model "spoilt" version 1 again: the file is gone' in caplog.text
-    assert 'model "spoilt" version 1 is given up' in caplog.text
+    assert 'model "spoilt" version 1: no worker could load it again' in caplog.text
+
+
+async def _lost(bench: Bench, loads: list[FakeWorker], healthy: int = 10**9) -> None:
+    """Model 1 is served. Model 2 killed the workers that replaced the first ones; `loads` notes those that it is loaded
+    into from now on, which it kills but for those after the first `healthy`."""
+    await bench.group.load(1, spec())
+    await bench.group.load(2, spec(name="killed"))
+    await settle()
+
+    async def kill(worker: FakeWorker, model: ModelSpec) -> None:
+        if model.name == "killed":
+            loads.append(worker)
+            if len(loads) <= healthy:
+                worker.kill()
+                raise LoadError("worker died: signal_9")
+
+    bench.world.before_load = kill
+    for worker in bench.members:
+        worker.kill()
+    await settle()
+    await bench.loop.advance(0.11)
+    await bench.loop.advance(0.21)
+    await bench.loop.advance(0.41)
+
+
+def test_a_model_whose_workers_were_killed_while_they_loaded_it_is_said_to_be_lost_and_comes_back_by_itself() -> None:
+    async def scenario(bench: Bench) -> None:
+        said: list[tuple[bool, str]] = []
+        bench.group.on_change = lambda: said.append((bench.group.serves(2), bench.group.problem(2)))
+        await _lost(bench, [], healthy=2)
+        [(served, problem)] = said
+        assert not served
+        assert "no worker could load it again" in problem
+        assert "signal_9" in problem
+        assert bench.group.serves(1)
+        await bench.loop.advance(1)
+        assert said[1:] == [(True, "")]
+        assert bench.counts == {"active": 1, "standby": 1}
+        assert all(worker.holds(1) and worker.holds(2) for worker in bench.members)
+        asked = bench.ask(2)
+        await settle()
+        bench.members[0].finish()
+        await asked
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("standbys", [0, 1])
+def test_no_worker_that_serves_is_tried_on_a_model_that_kills_workers(standbys: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        loads: list[FakeWorker] = []
+        await _lost(bench, loads)
+        serving = bench.members[0]
+        tried = len(loads)
+        for _ in range(10):
+            await bench.loop.advance(30)
+        assert len(loads) > tried
+        assert serving.alive
+        assert serving not in loads
+        assert bench.counts == {"active": 1, "standby": standbys}
+
+    play(scenario, standbys)
+
+
+def test_the_pauses_between_attempts_to_load_a_lost_model_grow_up_to_a_minute() -> None:
+    async def scenario(bench: Bench) -> None:
+        loads: list[FakeWorker] = []
+        await _lost(bench, loads)
+        tried, attempts = len(loads), []
+        for second in range(200):
+            await bench.loop.advance(1)
+            if len(loads) > tried:
+                attempts.append(second)
+                tried = len(loads)
+        assert [later - earlier for earlier, later in pairwise(attempts)] == [2, 4, 8, 16, 32, 60, 60]
+
+    play(scenario, standbys=0)
+
+
+def test_a_model_that_is_unloaded_is_not_tried_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        loads: list[FakeWorker] = []
+        await _lost(bench, loads)
+        await bench.group.unload(2)
+        tried = len(loads)
+        for _ in range(5):
+            await bench.loop.advance(60)
+        assert len(loads) == tried
+        assert not bench.group.serves(2)
+        assert bench.group.problem(2) == ""
+
+    play(scenario)
+
+
+def test_what_a_standby_lacks_is_loaded_into_it_later() -> None:
+    async def scenario(bench: Bench) -> None:
+        await _standby_without_a_model(bench)
+        bench.world.before_load = _nothing
+        for _ in range(4):
+            await bench.loop.advance(4)
+        assert [worker.holds(2) for worker in bench.members] == [True, True]
+
+    play(scenario)
 
 
 def refuse(*names: str) -> Callable[[FakeWorker, ModelSpec], Awaitable[None]]:
@@ -349,7 +453,7 @@ def test_those_who_wait_for_a_model_that_a_standby_lacks_are_told_if_it_cannot_b
         assert bench.counts == {"active": 1, "standby": 1}
         assert bench.group.serves(1)
         assert not bench.group.serves(2)
-        with pytest.raises(Unavailable, match="no worker could load the model again"):
+        with pytest.raises(Unavailable, match="no worker could load it again"):
             waiting.result()
 
     play(scenario)

@@ -55,16 +55,19 @@ class ModelRegistry:
     # Looking up
 
     def get(self, name: str, version: str = "") -> LoadedModel:
-        """The version asked for, or the latest that is ready. Raises NotFound or Unavailable with what there is."""
+        """The version asked for, or the latest that is loaded. Raises NotFound or Unavailable with what there is."""
         versions = self._ready.get(name)
         if not versions:
             raise self._not_ready(name)
         if not version:
-            return versions[max(versions)]
-        model = versions.get(int(version)) if version.isascii() and version.isdigit() else None
-        if model is None:
+            model = versions[max(versions)]
+        elif version.isascii() and version.isdigit() and int(version) in versions:
+            model = versions[int(version)]
+        else:
             known = ", ".join(map(str, sorted(versions)))
             raise NotFound(f'model "{name}" has no version {quoted(version)} that is ready; ready: {known}')
+        if model.problem:
+            raise Unavailable(f'model "{name}" version {model.spec.version} is not ready: {model.problem}')
         return model
 
     def versions(self, name: str) -> tuple[str, ...]:
@@ -107,6 +110,12 @@ class ModelRegistry:
         """A folder that cannot be served still shows in the index, with the reason, if its load has left none."""
         if not self._states.get(name):
             self._set_states(name, [""], UNAVAILABLE, str(error))
+
+    def show_problems(self) -> None:
+        """Workers have lost models, or have them again."""
+        for model in self.loaded():
+            self._show(model)
+        self.on_change()
 
     async def _load(self, name: str) -> None:
         async with self._locks[name]:
@@ -158,7 +167,9 @@ class ModelRegistry:
         old = self._ready.get(name, {})
         self._ready[name] = {model.spec.version: model for model in loaded}
         self._states[name] = {}
-        self._set_states(name, self.versions(name), READY)
+        for model in loaded:
+            self._show(model)
+        self.on_change()
         for model in loaded:
             engine = model.report.engine
             log.info(
@@ -201,6 +212,11 @@ class ModelRegistry:
         for version in versions:
             self._states[name][version] = IndexEntry(name, version, state, reason)
         self.on_change()
+
+    def _show(self, model: LoadedModel) -> None:
+        name, version = model.spec.name, str(model.spec.version)
+        state = UNAVAILABLE if model.problem else READY
+        self._states[name][version] = IndexEntry(name, version, state, model.problem)
 
     def _not_ready(self, name: str) -> OfframpError:
         entries = self._states.get(name)

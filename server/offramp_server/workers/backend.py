@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,10 +50,15 @@ class LoadedModel:
     # What becomes of the model's outputs before clients get them; None: nothing.
     head: Head | None = None
 
+    @property
+    def problem(self) -> str:
+        """Why it is not served at present, as when its workers died and could not be replaced; empty if it is."""
+        return self.group.problem(self.lane.handle)
+
     async def run(self, work: Work) -> Answer:
-        """Raises as Scheduler.run does, and Unavailable if no worker is left that could load the model."""
+        """Raises as Scheduler.run does, and Unavailable while no worker is there that could load the model."""
         if not self.group.serves(self.lane.handle):
-            raise Unavailable(f'model "{self.spec.name}": no worker could load it again; see the log, and load it anew')
+            raise Unavailable(f'model "{self.spec.name}" is not ready: {self.problem or "unloaded"}')
         return await self.group.scheduler.run(self.lane, work)
 
 
@@ -61,6 +66,9 @@ class Backend:
     """Where models are loaded."""
 
     def __init__(self, make_executor: ExecutorFactory, standbys: int, max_attempts: int, stats: Stats) -> None:
+        # Called whenever there is a model that workers were replaced without, or that they have again. To be set before
+        # the first load.
+        self.on_change: Callable[[], None] = lambda: None
         self._make_executor = make_executor
         self._standbys = standbys
         self._max_attempts = max_attempts
@@ -121,6 +129,7 @@ class Backend:
         if device not in self._groups:
             scheduler = Scheduler(self._stats, self._max_attempts)
             self._groups[device] = WorkerGroup(device, scheduler, self._make_executor, self._standbys, self._stats)
+            self._groups[device].on_change = self.on_change
             if self._started:
                 self._groups[device].keep_standbys()
         return self._groups[device]

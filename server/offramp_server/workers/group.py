@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from offramp_server.cores import usable_cores
@@ -20,6 +21,9 @@ FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 10.0
 # Of one model into a new worker. One failure may be chance: the worker was killed, or memory was short.
 MAX_LOAD_ATTEMPTS = 2
+# Between attempts to load what such a worker was started without.
+FIRST_RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 60.0
 
 log = logging.getLogger("offramp.workers")
 
@@ -27,10 +31,12 @@ DeathHandler = Callable[[ModelExecutor, str], None]
 ExecutorFactory = Callable[[str, Scheduler, DeathHandler], ModelExecutor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Loaded:
     spec: ModelSpec
     placement: Placement
+    # Of the last attempt to load it again.
+    error: str = ""
 
 
 class WorkerGroup:
@@ -39,6 +45,8 @@ class WorkerGroup:
     def __init__(
         self, device: str, scheduler: Scheduler, make_executor: ExecutorFactory, standbys: int, stats: Stats
     ) -> None:
+        # Called whenever there is a model that no worker could load again, or that one has loaded at last.
+        self.on_change: Callable[[], None] = lambda: None
         self.device = device
         self.scheduler = scheduler
         self._make_executor = make_executor
@@ -49,6 +57,10 @@ class WorkerGroup:
         self._actives: list[ModelExecutor] = []
         self._standbys: list[ModelExecutor] = []
         self._models: dict[int, _Loaded] = {}
+        # Those that the workers were replaced without.
+        self._lost: set[int] = set()
+        # Load what some worker lacks.
+        self._retries: dict[int, asyncio.Task[None]] = {}
         self._spawned = 0
         self._closing = False
         # Loads, unloads and replacements change the same members and must not interleave.
@@ -79,7 +91,13 @@ class WorkerGroup:
 
     def serves(self, handle: int) -> bool:
         """Whether some worker holds the model, or will once the dead are replaced."""
-        return handle in self._models
+        return handle in self._models and handle not in self._lost
+
+    def problem(self, handle: int) -> str:
+        """Why it is not served; empty if it is."""
+        if handle not in self._lost:
+            return ""
+        return f"no worker could load it again, which goes on being tried: {self._models[handle].error}"
 
     async def load(self, handle: int, spec: ModelSpec) -> LoadReport:
         """Load the model wherever it belongs. Raises LoadError, and then no worker holds it."""
@@ -94,14 +112,20 @@ class WorkerGroup:
     async def unload(self, handle: int) -> None:
         async with self._changes:
             self._models.pop(handle, None)
+            self._lost.discard(handle)
+            # Not before the lock is held: a worker may be loading it for this task.
+            retry = self._retries.pop(handle, None)
+            if retry is not None:
+                retry.cancel()
             for member in self.executors:
                 await self._unload_from(member, handle)
 
     async def close(self) -> None:
         self._closing = True
-        if self._refill is not None:
-            self._refill.cancel()
-            await asyncio.gather(self._refill, return_exceptions=True)
+        tasks = [*self._retries.values(), *([] if self._refill is None else [self._refill])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for member in self.executors:
             self.scheduler.detach(member)
         await asyncio.gather(*(member.close() for member in self.executors))
@@ -116,25 +140,36 @@ class WorkerGroup:
             self._activate(await self._spawn(Counter()))
 
     async def _spawn(self, failures: Counter[int]) -> ModelExecutor:
-        """A worker that holds every model but those that have failed too often. Raises LoadError, and counts it."""
+        """A worker that holds every model but the lost and those that have failed too often. Raises LoadError, and
+        counts it."""
+        async with self._new_worker() as member:
+            for handle, loaded in list(self._models.items()):
+                if failures[handle] < MAX_LOAD_ATTEMPTS and handle not in self._lost:
+                    failures[handle] += 1
+                    await self._reload_into(member, handle, loaded)
+                    failures[handle] -= 1
+        return member
+
+    @asynccontextmanager
+    async def _new_worker(self) -> AsyncIterator[ModelExecutor]:
+        """A worker that has started, and is closed if what is done with it fails."""
         self._spawned += 1
         member = self._make_executor(f"{self.device}-{self._spawned}", self.scheduler, self._on_death)
         try:
             await member.start()
-            for handle, loaded in list(self._models.items()):
-                if failures[handle] < MAX_LOAD_ATTEMPTS:
-                    await self._reload_into(member, handle, loaded, failures)
+            yield member
         except BaseException:
             await member.close()
             raise
-        return member
 
     @staticmethod
-    async def _reload_into(member: ModelExecutor, handle: int, loaded: _Loaded, failures: Counter[int]) -> None:
+    async def _reload_into(member: ModelExecutor, handle: int, loaded: _Loaded) -> None:
+        """Raises what the load raises."""
         try:
             await member.load(handle, loaded.spec, loaded.placement)
         except Exception as error:
-            failures[handle] += 1
+            # What a defect says is for the log; every caller can read what problem there is.
+            loaded.error = str(error) if isinstance(error, LoadError) else f"{type(error).__name__}; see the log"
             log.error("%s could not load %s again: %s", member.name, _named(loaded.spec), error)
             raise
 
@@ -230,30 +265,75 @@ class WorkerGroup:
 
     async def _serve_what_standbys_lacked(self) -> None:
         """A standby that has taken over may lack models that could not be loaded into it when it was started."""
-        for handle, loaded in list(self._models.items()):
+        for handle in list(self._models):
             # Loading what nobody could load might kill a worker that serves.
-            if any(member.holds(handle) for member in self.executors):
-                await self._load_where_lacking(handle, loaded)
-            if not any(member.holds(handle) for member in self._actives):
-                self._give_up(handle)
+            if self._held(handle):
+                await self._load_where_lacking(handle, self.actives)
+            if handle not in self._retries and not self._held_by_all(handle):
+                self._retries[handle] = asyncio.create_task(self._bring_back(handle), name=f"load {handle} again")
+        self._tell_what_is_lost()
 
-    async def _load_where_lacking(self, handle: int, loaded: _Loaded) -> None:
-        for member in self.actives:
+    async def _load_where_lacking(self, handle: int, members: Sequence[ModelExecutor]) -> None:
+        for member in members:
             if not member.holds(handle):
-                try:
-                    await member.load(handle, loaded.spec, loaded.placement)
-                except LoadError as error:
-                    log.error("%s cannot take over a model: %s", member.name, error)
+                with suppress(LoadError):
+                    await self._reload_into(member, handle, self._models[handle])
         self.scheduler.wake()
 
-    def _give_up(self, handle: int) -> None:
-        """No worker could load the model again: those who wait for it are told."""
-        loaded = self._models.pop(handle)
-        log.error(
-            "%s is given up: no worker could load it again; every request fails until it is loaded anew",
-            _named(loaded.spec),
-        )
-        self.scheduler.fail_lane(handle, Unavailable("no worker could load the model again; see the log"))
+    # What was replaced without a model
+
+    async def _bring_back(self, handle: int) -> None:
+        """Load the model into every worker that lacks it, again and again until none does."""
+        pause = FIRST_RETRY_SECONDS
+        while handle in self._retries:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MAX_RETRY_SECONDS)
+            async with self._changes:
+                try:
+                    await self._load_safely(handle)
+                except Exception as error:
+                    # Nobody else would try again, whatever it is.
+                    unforeseen = not isinstance(error, LoadError)
+                    log.error("the next attempt is in %g s: %s", pause, error, exc_info=unforeseen)
+                self._tell_what_is_lost()
+                if self._held_by_all(handle) and self._actives:
+                    del self._retries[handle]
+
+    async def _load_safely(self, handle: int) -> None:
+        """Where it is lacking, but not into a worker that serves before another has shown that it can be loaded.
+        Raises what the load raises."""
+        if not self._held(handle):
+            if self._standbys:
+                await self._reload_into(self._standbys[0], handle, self._models[handle])
+            else:
+                await self._try_out(handle)
+        await self._load_where_lacking(handle, [*self._standbys, *self._actives])
+
+    async def _try_out(self, handle: int) -> None:
+        async with self._new_worker() as member:
+            await self._reload_into(member, handle, self._models[handle])
+            await member.close()
+
+    def _held(self, handle: int) -> bool:
+        return any(member.holds(handle) for member in self.executors)
+
+    def _held_by_all(self, handle: int) -> bool:
+        return all(member.holds(handle) for member in self.executors)
+
+    def _tell_what_is_lost(self) -> None:
+        """To those who wait for it, and to whoever shows what is ready."""
+        if not self._actives:
+            # They are being replaced, and may come back with everything.
+            return
+        lost = {handle for handle in self._models if not any(member.holds(handle) for member in self._actives)}
+        before, self._lost = self._lost, lost
+        for handle in lost - before:
+            log.error("%s: %s", _named(self._models[handle].spec), self.problem(handle))
+            self.scheduler.fail_lane(handle, Unavailable(self.problem(handle)))
+        for handle in before - lost:
+            log.info("%s is served again", _named(self._models[handle].spec))
+        if lost != before:
+            self.on_change()
 
 
 def _named(spec: ModelSpec) -> str:
