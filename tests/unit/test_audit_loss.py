@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from offramp_adapters.audits.loss import ExitTotals, interval, outcome, rate
 from offramp_adapters.audits.observation import ExitObservation
-from offramp_adapters.audits.subject import NOT_JUDGED, subject
+from offramp_adapters.audits.subject import NOT_IN_ANSWERS, NOT_JUDGED, answering, subject
 
 
 def seen(
@@ -120,7 +120,7 @@ class Part:
 class Whole:
     parts: tuple[Part, ...]
     more: dict[str, int] = field(default_factory=dict)
-    rate: float = field(default=0.0, metadata=NOT_JUDGED)
+    rate: float = field(default=0.0, metadata=NOT_IN_ANSWERS)
 
 
 def test_a_threshold_or_a_rate_asks_for_no_new_evidence_and_anything_else_does() -> None:
@@ -128,3 +128,9 @@ def test_a_threshold_or_a_rate_asks_for_no_new_evidence_and_anything_else_does()
     assert subject(before) == subject(Whole((Part("a", 0.9), Part("b")), {"y": 2, "x": 1}, rate=0.3))
     assert subject(before) != subject(Whole((Part("b"), Part("a")), {"x": 1, "y": 2}))
     assert subject(before) != subject(Whole((Part("a"), Part("b")), {"x": 2, "y": 2}))
+
+
+def test_answers_depend_on_thresholds_and_not_on_rates_of_audits() -> None:
+    before = Whole((Part("a"), Part("b")))
+    assert answering(before) == answering(Whole((Part("a"), Part("b")), rate=0.3))
+    assert answering(before) != answering(Whole((Part("a", 0.9), Part("b"))))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
+from offramp_adapters.audits.subject import NOT_IN_ANSWERS
 from offramp_adapters.routes.strategy import Level, RouteInvalid
 
 
@@ -16,9 +17,9 @@ class LoadRule:
     # Of an early-exit route's exits, in order; None: their own. What the operator set live does not apply then.
     thresholds: tuple[float, ...] | None = None
     # Factor on the rate of audits.
-    audits: float = 1.0
+    audits: float = field(default=1.0, metadata=NOT_IN_ANSWERS)
     # Whether shadow arms get their copies.
-    shadows: bool = True
+    shadows: bool = field(default=True, metadata=NOT_IN_ANSWERS)
     # Share of the requests that are refused, by a coin that knows nothing of them.
     shed: float = 0.0
 

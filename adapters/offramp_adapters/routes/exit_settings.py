@@ -9,7 +9,7 @@ from typing import Self
 
 from offramp_common.text import did_you_mean, quoted
 
-from offramp_adapters.audits.subject import NOT_JUDGED
+from offramp_adapters.audits.subject import NOT_IN_ANSWERS, NOT_JUDGED
 from offramp_adapters.confidence.agreement import Agreement
 from offramp_adapters.confidence.temperature import TEMPERATURES
 from offramp_adapters.control.rules import LoadRule, check_thresholds
@@ -31,7 +31,7 @@ class Stage:
     # None: the last stage, which answers whatever its score.
     threshold: float | None = field(default=None, metadata=NOT_JUDGED)
     # In the names of settings and in `offramp_exit`; empty: the target's.
-    name: str = field(default="", metadata=NOT_JUDGED)
+    name: str = field(default="", metadata=NOT_IN_ANSWERS)
     # What the stage says is divided by it on the scale of logits.
     temperature: float = 1.0
     # Of single classes, by their label or number, instead of `threshold`.
@@ -56,11 +56,11 @@ class ExitSettings:
     # With score = "patience": how many times in a row an exit has to agree with the one before.
     patience: int | None = None
     # Share of the items that exit for which the reference is run as well.
-    audit_rate: float = field(default=0.0, metadata=NOT_JUDGED)
+    audit_rate: float = field(default=0.0, metadata=NOT_IN_ANSWERS)
     agreement: Agreement = field(default_factory=Agreement)
     load: Mapping[Level, LoadRule] = field(default_factory=dict, metadata=NOT_JUDGED)
     # Of the coins that the route tosses, for tests; None: the system's.
-    seed: int | None = field(default=None, metadata=NOT_JUDGED)
+    seed: int | None = field(default=None, metadata=NOT_IN_ANSWERS)
 
     def __post_init__(self) -> None:
         _check_stages(self.stages)

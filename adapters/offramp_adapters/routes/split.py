@@ -15,7 +15,7 @@ from offramp_common.text import did_you_mean, quoted
 from open_inference.tensor import Tensor
 
 from offramp_adapters.audits.observation import Observation, ShadowObservation
-from offramp_adapters.audits.subject import NOT_JUDGED
+from offramp_adapters.audits.subject import NOT_IN_ANSWERS, NOT_JUDGED
 from offramp_adapters.confidence.agreement import Agreement, best_classes
 from offramp_adapters.control.rules import LoadRule
 from offramp_adapters.experiments.assignment import assign, choose
@@ -61,7 +61,7 @@ class Shadow:
 
     name: str
     target: Target
-    share: float = field(default=1.0, metadata=NOT_JUDGED)
+    share: float = field(default=1.0, metadata=NOT_IN_ANSWERS)
 
 
 @dataclass(frozen=True, slots=True)

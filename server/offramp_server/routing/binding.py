@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from offramp_adapters.audits.subject import subject
+from offramp_adapters.audits.subject import answering, subject
 from offramp_adapters.routes.plan import Target
 from offramp_adapters.routes.strategy import Definition, Endpoint, RouteInvalid, Strategy, TensorFacts
 from offramp_common.text import quoted
@@ -109,7 +109,7 @@ class _Binder:
 def _endpoint(definition: Definition, strategy: Strategy, endpoints: Mapping[Target, Endpoint]) -> Endpoint:
     face = strategy.face
     given = {output.name: output for output in endpoints[face.gives].outputs}
-    said = [repr(definition), *(endpoints[target].fingerprint for target in definition.targets)]
+    said = [answering(definition), *(endpoints[target].fingerprint for target in definition.targets)]
     return Endpoint(
         endpoints[face.takes].inputs,
         tuple(given[name] for name in face.outputs),
