@@ -109,8 +109,8 @@ def test_every_problem_is_reported_and_none_hides_another(tmp_path: Path) -> Non
         'route "r2": its model "bad-file" cannot be served',
         'route "r3": model "good" serves no version 2; it serves: 1',
         'route "r4": route "r1": there is no model "absent"',
-        'route "r6": route "r7": routes must not run in a circle: r6 -> r7 -> r6',
-        'route "r7": routes must not run in a circle: r6 -> r7 -> r6',
+        'route "r6": routes must not run in a circle: r6 -> r7 -> r6',
+        'route "r7": routes must not run in a circle: r7 -> r6 -> r7',
     ]
     assert len(report.problems) == len(expected)
     for problem, sentence in zip(report.problems, expected, strict=True):

@@ -12,6 +12,7 @@ from offramp_server.errors import InternalError, OfframpError
 from offramp_server.repository import reader
 from offramp_server.repository.registry import ModelRegistry
 from offramp_server.routing.live import LiveRoutes
+from offramp_server.routing.nesting import MAX_DEPTH
 
 log = logging.getLogger("offramp.repository")
 
@@ -49,7 +50,8 @@ class Catalog:
 
         def visit(name: str, above: tuple[str, ...]) -> None:
             for callee in below.get(name, ()):
-                if callee in below and callee not in above:
+                # Deeper ones are refused in whichever order they come.
+                if callee in below and callee not in above and callee not in order and len(above) <= MAX_DEPTH:
                     visit(callee, (*above, name))
             order.setdefault(name)
 

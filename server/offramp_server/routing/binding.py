@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from offramp_common.text import quoted
 
 from offramp_server.errors import OfframpError
 from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.routing.nesting import nesting_problems
 from offramp_server.store.epochs import Epoch
 from offramp_server.workers.backend import LoadedModel
 
@@ -37,18 +38,12 @@ class BoundRoute:
     # What its answers are judged as: another text asks for new evidence.
     subject: str
     below: Mapping[Target, BoundModel | BoundRoute] = field(default_factory=dict)
+    # Each once, those of routes below included.
+    models: tuple[LoadedModel, ...] = ()
     # Of the requests that run this, which may last longer than the route is in the table. None: it does not serve, and
     # was only bound to see whether it could.
     epoch: Epoch | None = None
     coin: Callable[[], float] | None = None
-
-    def models(self) -> Iterator[LoadedModel]:
-        """Those of routes below included."""
-        for each in self.below.values():
-            if isinstance(each, BoundRoute):
-                yield from each.models()
-            elif each.model is not None:
-                yield each.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,44 +61,55 @@ Bound: TypeAlias = BoundRoute | Broken
 def bind_all(definitions: Mapping[str, Definition], model: ModelLookup) -> dict[str, Bound]:
     """Every definition, bound to models and to each other."""
     binder = _Binder(definitions, model)
-    return {name: binder.route(name, ()) for name in definitions}
+    return {name: binder.route(name) for name in definitions}
 
 
 class _Binder:
     def __init__(self, definitions: Mapping[str, Definition], model: ModelLookup) -> None:
         self._definitions = definitions
         self._model = model
-        self._bound: dict[str, Bound] = {}
+        # What cannot be bound is known beforehand, so that binding the rest comes to an end.
+        self._bound: dict[str, Bound] = {name: Broken(text) for name, text in nesting_problems(definitions).items()}
 
-    def route(self, name: str, callers: tuple[str, ...]) -> Bound:
-        if name in callers:
-            circle = [*callers[callers.index(name) :], name]
-            raise RouteInvalid(f"routes must not run in a circle: {' -> '.join(circle)}")
+    def route(self, name: str) -> Bound:
         if name not in self._bound:
-            self._bound[name] = self._bind(name, (*callers, name))
+            self._bound[name] = self._bind(name)
         return self._bound[name]
 
-    def _bind(self, name: str, callers: tuple[str, ...]) -> Bound:
+    def _bind(self, name: str) -> Bound:
         definition = self._definitions[name]
         try:
-            below = {target: self._target(target, callers) for target in definition.targets}
+            below = {target: self._target(target) for target in definition.targets}
             endpoints = {target: each.endpoint for target, each in below.items()}
             strategy = definition.bind(endpoints)
         except (RouteInvalid, OfframpError) as error:
             return Broken(str(error))
         return BoundRoute(
-            name, _endpoint(definition, strategy, endpoints), strategy, _subject(definition, endpoints), below
+            name,
+            _endpoint(definition, strategy, endpoints),
+            strategy,
+            _subject(definition, endpoints),
+            below,
+            _models(below.values()),
         )
 
-    def _target(self, target: Target, callers: tuple[str, ...]) -> BoundModel | BoundRoute:
+    def _target(self, target: Target) -> BoundModel | BoundRoute:
         if target.name not in self._definitions:
             return self._model(target)
         if target.version:
             raise RouteInvalid(f'"{target.name}" is a route, which has no version {quoted(target.version)}')
-        below = self.route(target.name, callers)
+        below = self.route(target.name)
         if isinstance(below, Broken):
             raise RouteInvalid(f'route "{target.name}": {below.problem}')
         return below
+
+
+def _models(below: Iterable[BoundModel | BoundRoute]) -> tuple[LoadedModel, ...]:
+    models: dict[int, LoadedModel] = {}
+    for each in below:
+        found = each.models if isinstance(each, BoundRoute) else () if each.model is None else (each.model,)
+        models.update((id(model), model) for model in found)
+    return tuple(models.values())
 
 
 def _endpoint(definition: Definition, strategy: Strategy, endpoints: Mapping[Target, Endpoint]) -> Endpoint:

@@ -49,7 +49,7 @@ class Follower:
         request.level = self._level()
         with ExitStack() as held:
             # Until the last stage has run, whatever is loaded meanwhile.
-            for model in bound.models():
+            for model in bound.models:
                 held.enter_context(model.lane.expected())
             return await self._answer(bound, request)
 
@@ -108,7 +108,7 @@ class Follower:
     def _errand(self, bound: BoundRoute, request: InferRequest, arrival: Arrival, follow_up: FollowUp) -> Errand:
         behind = replace(request, background=True, deadline=None)
         held = ExitStack()
-        for model in bound.models():
+        for model in bound.models:
             held.enter_context(model.lane.expected())
         arrival.hold()
 
