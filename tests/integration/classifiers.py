@@ -44,3 +44,16 @@ def write_classifier(
 def write_route(repository: Path, name: str, text: str) -> None:
     (repository / name).mkdir(exist_ok=True)
     (repository / name / "route.toml").write_text(text)
+
+
+def write_broken_model(repository: Path, name: str = "broken") -> None:
+    """One that does not load."""
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "1" / "model.onnx").write_bytes(b"nonsense")
+
+
+def write_labelled(path: Path, rows: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> Path:
+    """Examples whose classes stand in another order than the models' `labels`, of which `truth` has the numbers."""
+    names = (*labels[-1:], *labels[:-1])
+    np.savez(path, x=rows, labels=[names.index(labels[number]) for number in truth], class_names=np.array(names))
+    return path

@@ -203,6 +203,17 @@ async def test_a_member_that_fails_is_left_out_if_the_quorum_is_there_without_it
             await serving.infer(request("all"))
 
 
+async def test_nobody_waits_for_a_member_once_a_quorum_cannot_be_reached_any_more(models: Path, gate: Gate) -> None:
+    write_route(models, "all", f"quorum = 2\n{MEAN}")
+    gate.failing = "a"
+    gate.hold("b")
+    async with serve_in_process(models) as serving:
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(ModelFailed):
+                await serving.infer(request())
+        await eventually_here(lambda: gate.given_up == 1)
+
+
 async def test_a_model_that_gives_nan_is_left_out_if_the_quorum_is_there_without_it(models: Path) -> None:
     write_classifier(models, "broken", np.full((4, 3), np.nan))
     write_route(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from classifiers import write_classifier, write_route
+from classifiers import write_broken_model, write_classifier, write_labelled, write_route
 from offramp_server.cli.main import main
 from offramp_server.core import serve_in_process
 from offramp_server.inference import InferRequest
@@ -42,19 +42,14 @@ def models(repository: Path) -> Path:
     write_classifier(repository, "good", GOOD, labels=LABELS)
     write_classifier(repository, "bad", BAD)
     # Nobody asks it, and it would not load.
-    (repository / "broken" / "1").mkdir(parents=True)
-    (repository / "broken" / "1" / "model.onnx").write_bytes(b"nonsense")
+    write_broken_model(repository)
     write_route(repository, "all", TEXT)
     return repository
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    # In another order than the model's.
-    names = ("owl", "cat", "dog")
-    labels = np.array([names.index(LABELS[label]) for label in TRUTH])
-    np.savez(tmp_path / "test.npz", x=ROWS, labels=labels, class_names=np.array(names))
-    return tmp_path / "test.npz"
+    return write_labelled(tmp_path / "test.npz", ROWS, TRUTH, LABELS)
 
 
 def fit(models: Path, data: Path, *options: str) -> int:
