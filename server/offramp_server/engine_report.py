@@ -16,5 +16,9 @@ class EngineReport:
     threads: int
     # Why this one: "asked for by model.toml", or what was measured.
     reason: str
-    # Seconds for one batch of each candidate that `auto` timed.
+    # Seconds for one full batch of each candidate that was timed, by its label.
     measured: Mapping[str, float] = field(default_factory=dict)
+    # Of the engine, in its own words; empty: its plain form.
+    variant: str = ""
+    # Candidates that were not taken, by label, and why.
+    rejected: Mapping[str, str] = field(default_factory=dict)

@@ -41,7 +41,7 @@ class TensorSpec:
 class EngineSettings:
     """`[engine]`. What may execute the model, and on what."""
 
-    # auto | torch-eager | torch-compile | onnxruntime
+    # auto | one of offramp_common.engine_names
     backend: str = "auto"
     # cpu | cuda | cuda:N | auto
     device: str = "auto"

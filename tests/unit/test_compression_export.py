@@ -174,7 +174,7 @@ def test_names_have_to_fit_the_network(
     ("target", "words"),
     [
         ({"format": "h5"}, 'no format "h5"; expected pt2 or onnx'),
-        ({"backend": "onnxruntime"}, 'engine "onnxruntime" cannot run a .pt2 file; one of "auto"'),
+        ({"backend": "torch-eager", "format": "onnx"}, 'engine "torch-eager" cannot run a .onnx file; one of "auto"'),
         ({"max_batch_size": 5000}, "max_batch_size = 5000: expected 1 to 1024"),
         ({"name": "../out"}, "cannot be the name"),
     ],

@@ -34,7 +34,7 @@ def load(spec: ModelSpec, device: str = "cpu", **settings: Any) -> None:
         (
             "pt2",
             {"backend": "onnxruntime"},
-            'engine "onnxruntime" cannot run a .pt2 file; one of "auto", "torch-eager"',
+            'engine "onnxruntime" cannot run a .pt2 file; it runs .onnx files',
         ),
         ("onnx", {"backend": "torch-eager"}, 'engine "torch-eager" cannot run a .onnx file; one of "auto", "onnxr'),
         ("pt2", {"precision": "int8"}, 'there is no precision "int8"; one of "fp32", "fp16", "bf16"'),

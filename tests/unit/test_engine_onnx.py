@@ -14,7 +14,7 @@ import pytest
 from engine_models import ONNX_TYPES, model_spec, onnx_file
 from offramp_server.errors import InvalidRequest, LoadError, ModelFailed
 from offramp_server.model_spec import ModelSpec, TensorSpec
-from offramp_server.workers.engines.load import load_engine
+from offramp_server.workers.engines.load import NOT_TUNED, load_engine
 from onnx import helper
 from open_inference.tensor import BF16, BYTES, NUMPY_TYPES, Tensor
 
@@ -110,8 +110,8 @@ def test_a_file_that_is_not_onnx_is_refused(tmp_path: Path) -> None:
 
 def test_the_report_says_why_and_with_how_many_threads(tmp_path: Path) -> None:
     spec = identity(tmp_path / "identity.onnx", "FP32")
-    report = load_engine(spec, "auto", 0).report
-    assert (report.backend, report.device, report.reason) == ("onnxruntime", "cpu", "auto: the engine for .onnx files")
+    report = load_engine(spec, "cpu", 0).report
+    assert (report.backend, report.device, report.reason) == ("onnxruntime", "cpu", NOT_TUNED)
     assert report.threads == len(os.sched_getaffinity(0))
 
 
@@ -125,7 +125,7 @@ from offramp_server.workers.engines.load import load_engine
 from offramp_server.workers.engines.warmup import warm_up
 x, y = (TensorSpec(name, "FP32", (-1,)) for name in "xy")
 spec = ModelSpec("identity", 1, Path({str(tmp_path / "identity.onnx")!r}), "onnx", 4, (x,), (y,))
-print(sorted(warm_up(load_engine(spec, "auto", 1), spec)))
+print(sorted(warm_up(load_engine(spec, "cpu", 1), spec)))
 assert "onnxruntime" in sys.modules
 assert "torch" not in sys.modules and "onnx" not in sys.modules
 """

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 from engine_models import AddSub, Identity, convolutional, export_pt2, model_spec
+from offramp_server.engine_choice import EngineChoice
+from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError, ModelFailed
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
+from offramp_server.workers.engines.kinds.torch_models import FOLDED
 from offramp_server.workers.engines.load import load_engine
 from offramp_server.workers.engines.torch_tensors import SMALL_BYTES, TORCH_TYPES
 from open_inference.tensor import BF16, ITEM_SIZES, NUMPY_TYPES, Array, Tensor
@@ -53,12 +56,13 @@ def test_every_batch_size_is_answered_as_the_module_in_python_would(
     np.testing.assert_allclose(scores(engine, items), expected_scores(items), rtol=1e-4, atol=1e-5)
 
 
-def test_auto_says_which_program_it_timed_and_chose(images_spec: ModelSpec) -> None:
-    report = load_engine(images_spec, "auto", 1).report
-    assert (report.backend, report.device, report.precision, report.threads) == ("torch-eager", "cpu", "fp32", 1)
-    assert report.reason.startswith("auto: ")
-    assert set(report.measured) >= {"as exported", "batch norms folded"}
-    assert all(seconds > 0 for seconds in report.measured.values())
+def test_what_was_decided_elsewhere_is_loaded_and_reported(images_spec: ModelSpec) -> None:
+    choice = EngineChoice("torch-eager", FOLDED, 2, None, "measured", {"torch-eager": 2.0}, {"openvino": "missing"})
+    engine = load_engine(images_spec, "cpu", 1, choice)
+    assert engine.report == EngineReport(
+        "torch-eager", "cpu", "fp32", 2, "measured", {"torch-eager": 2.0}, FOLDED, {"openvino": "missing"}
+    )
+    np.testing.assert_allclose(scores(engine, 3), expected_scores(3), rtol=1e-4, atol=1e-5)
 
 
 def test_a_named_engine_runs_the_program_as_exported(images_spec: ModelSpec) -> None:

@@ -341,7 +341,7 @@ trained_on = "Tuesday"
         ("max_batch_size = -1", "max_batch_size: expected a number from 0 to 65536, got -1"),
         (
             '[engine]\nbackend = "tensorrt"',
-            'engine.backend: expected "auto", "torch-eager", "torch-compile" or "onnxrun',
+            'engine.backend: expected "auto", "torch-eager", "torch-compile", "aot-inductor", ',
         ),
         ('[engine]\ndevice = "gpu"', 'engine.device: expected "auto", "cpu", "cuda" or "cuda:N", got "gpu"'),
         ("[engine]\ninstances = 0", "engine.instances: expected a number from 1 to 256, got 0"),

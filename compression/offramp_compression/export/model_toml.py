@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from offramp_common.engine_names import AUTO, ENGINES
 from offramp_common.toml_schema import read_toml
 
 from offramp_compression.export.formats import Format
@@ -14,12 +15,8 @@ from offramp_compression.export.program import Signature, TensorInfo
 from offramp_compression.export.toml_text import toml_text
 
 DEFAULT_MAX_BATCH_SIZE = 16
-AUTO = "auto"
 # Which `[engine] backend` runs which format.
-BACKENDS: Mapping[Format, tuple[str, ...]] = {
-    "pt2": (AUTO, "torch-eager", "torch-compile"),
-    "onnx": (AUTO, "onnxruntime"),
-}
+BACKENDS: Mapping[Format, tuple[str, ...]] = {"pt2": (AUTO, *ENGINES["pt2"]), "onnx": (AUTO, *ENGINES["onnx"])}
 _HEADER = "# Written by offramp. Settings that you change here are kept when it writes a new version.\n\n"
 # Keys of [metadata] that belong to whoever writes a version.
 _OURS = ("provenance.", "parity.")

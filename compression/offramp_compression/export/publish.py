@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from offramp_common.engine_names import AUTO
 from offramp_common.text import quoted
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from offramp_compression.errors import ExportError
 from offramp_compression.export import answers
 from offramp_compression.export.formats import FORMATS, Format, write_program
 from offramp_compression.export.manifest import write_manifest
-from offramp_compression.export.model_toml import AUTO, BACKENDS, Description, render
+from offramp_compression.export.model_toml import BACKENDS, Description, render
 from offramp_compression.export.parity import FLOAT, Parity, Tolerance, check_parity
 from offramp_compression.export.program import (
     LARGEST_BATCH,

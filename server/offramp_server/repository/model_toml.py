@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
+from offramp_common.engine_names import ALL_ENGINES, AUTO
 from offramp_common.toml_schema import Rule, between, bind, every, matches, one_of, read_toml
 from open_inference.tensor import DATATYPES
 
@@ -44,7 +45,7 @@ class TensorToml:
 # Conditions on the settings that are shared with the rest of the server.
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "engine.backend": one_of("auto", "torch-eager", "torch-compile", "onnxruntime"),
+        "engine.backend": one_of(AUTO, *ALL_ENGINES),
         "engine.device": matches(r"auto|cpu|cuda(:\d+)?", '"auto", "cpu", "cuda" or "cuda:N"'),
         "engine.precision": one_of("fp32", "fp16", "bf16"),
         "engine.instances": between(1, 256),

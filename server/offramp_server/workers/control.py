@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from offramp_server.engine_choice import EngineChoice
 from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import BatchingSettings, EngineSettings, ModelSpec, TensorSpec, WarmupSettings
 from offramp_server.workers.host import LoadReport, Placement
@@ -49,7 +50,7 @@ def load_request_to_wire(handle: int, spec: ModelSpec, placement: Placement) -> 
         "do": "load",
         "handle": handle,
         "spec": asdict(network) | {"path": str(spec.path), "metadata": dict(spec.metadata)},
-        "placement": asdict(placement),
+        "placement": asdict(placement) | {"choice": _choice_to_wire(placement.choice)},
     }
 
 
@@ -62,17 +63,31 @@ def load_request_from_wire(message: Mapping[str, Any]) -> tuple[int, ModelSpec, 
     spec["batching"] = BatchingSettings(**spec["batching"])
     warmup = spec["warmup"]
     spec["warmup"] = WarmupSettings(**(warmup | {"batch_sizes": tuple(warmup["batch_sizes"])}))
-    return int(message["handle"]), ModelSpec(**spec), Placement(**message["placement"])
+    return int(message["handle"]), ModelSpec(**spec), _placement(message["placement"])
 
 
 def load_report_to_wire(report: LoadReport) -> Message:
-    engine = asdict(report.engine) | {"measured": dict(report.engine.measured)}
+    engine = asdict(report.engine)
     return {"engine": engine, "seconds_by_items": list(report.seconds_by_items.items())}
 
 
 def load_report_from_wire(message: Mapping[str, Any]) -> LoadReport:
     seconds = {int(items): float(value) for items, value in message["seconds_by_items"]}
     return LoadReport(EngineReport(**message["engine"]), seconds)
+
+
+def _choice_to_wire(choice: EngineChoice | None) -> dict[str, Any] | None:
+    if choice is None:
+        return None
+    return asdict(choice) | {"artifacts": None if choice.artifacts is None else str(choice.artifacts)}
+
+
+def _placement(fields: Mapping[str, Any]) -> Placement:
+    choice = fields["choice"]
+    if choice is not None:
+        artifacts = choice["artifacts"]
+        choice = EngineChoice(**(choice | {"artifacts": None if artifacts is None else Path(artifacts)}))
+    return Placement(**(dict(fields) | {"choice": choice}))
 
 
 def _tensor_spec(fields: Mapping[str, Any]) -> TensorSpec:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from open_inference.tensor import Tensor
 
+from offramp_server.engine_choice import EngineChoice
 from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
@@ -21,8 +22,10 @@ class Placement:
     """Where a model is to run."""
 
     device: str
-    # Intra-op threads; 0 leaves the engine's default.
+    # Intra-op threads; 0: one for each core.
     threads: int
+    # What was decided to run it with; None: what `[engine]` names, or the plain engine of its format.
+    choice: EngineChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class ModelHost:
         from offramp_server.workers.engines.load import load_engine
         from offramp_server.workers.engines.warmup import warm_up
 
-        engine = load_engine(spec, placement.device, placement.threads)
+        engine = load_engine(spec, placement.device, placement.threads, placement.choice)
         try:
             seconds = warm_up(engine, spec)
         except Exception:

@@ -1,64 +1,69 @@
-"""Which engine runs a model, and loading it. Libraries are imported by the first model that needs them."""
+"""Loading a model into the engine that was chosen for it. Libraries are imported by the first model that needs them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from offramp_common.engine_names import AUTO, ENGINES
+
 from offramp_server.cores import usable_cores
+from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
+from offramp_server.workers.engines.catalogue import engine_kinds
+from offramp_server.workers.engines.kind import EngineKind, EngineRequest
 
-AUTO = "auto"
-BACKENDS = {"pt2": (AUTO, "torch-eager", "torch-compile"), "onnx": (AUTO, "onnxruntime")}
 PRECISIONS = ("fp32", "fp16", "bf16")
-_ASKED_FOR = "asked for by model.toml"
+ASKED_FOR = "asked for by model.toml"
+NOT_TUNED = "auto: the plain engine, nothing was measured"
 
 
-def load_engine(spec: ModelSpec, device: str, threads: int) -> Engine:
-    """Load `spec` for `device` (cpu, cuda, cuda:N, auto) with that many intra-op threads (0: all cores).
+def load_engine(
+    spec: ModelSpec,
+    device: str,
+    threads: int,
+    choice: EngineChoice | None = None,
+    kinds: Sequence[EngineKind] | None = None,
+) -> Engine:
+    """Load `spec` for `device` (cpu, cuda:N) with that many intra-op threads (0: all cores), as `choice` says.
 
-    Raises LoadError if the file cannot be loaded, or if what `[engine]` asks for cannot run here: nothing is replaced
-    by something else silently. `auto` chooses, and says in the report what and why.
+    Without a choice it is what `[engine]` names, or the plain engine of the format. Raises LoadError if the file cannot
+    be loaded, or if what is asked for cannot run here: nothing is replaced by something else silently.
     """
-    _check_asked(spec)
-    threads = threads if threads > 0 else usable_cores()
-    load = _load_onnx if spec.format == "onnx" else _load_torch
+    choice = choice or plain_choice(spec)
+    kind = usable_kind(spec, device, choice.backend, engine_kinds() if kinds is None else kinds)
+    request = EngineRequest(spec, device, choice.threads or threads or usable_cores(), choice)
     try:
-        return load(spec, device, threads)
+        return kind.load(request)
     except ModuleNotFoundError as error:
         raise LoadError(f'model "{spec.name}": {error.name} is not installed; pip install "offramp[server]"') from error
 
 
-def _load_onnx(spec: ModelSpec, device: str, threads: int) -> Engine:
-    if device not in ("cpu", AUTO):
-        raise LoadError(f'model "{spec.name}": .onnx files run on the CPU, not on "{device}"; device = "cpu" is right')
-    if spec.engine.precision != "fp32":
-        raise LoadError(
-            f'model "{spec.name}": an .onnx file computes in the precision it was written with, '
-            f'"{spec.engine.precision}" cannot be asked for; leave precision out and convert the file instead'
-        )
-    from offramp_server.workers.engines.onnx_runtime import OnnxRuntimeEngine
-
-    reason = "auto: the engine for .onnx files" if spec.engine.backend == AUTO else _ASKED_FOR
-    return OnnxRuntimeEngine(spec, threads, reason)
+def plain_choice(spec: ModelSpec) -> EngineChoice:
+    """What `[engine]` names, or what runs the format as it is."""
+    if spec.engine.backend != AUTO:
+        return EngineChoice(spec.engine.backend, reason=ASKED_FOR)
+    return EngineChoice(ENGINES[spec.format][0], reason=NOT_TUNED)
 
 
-def _load_torch(spec: ModelSpec, device: str, threads: int) -> Engine:
-    from offramp_server.workers.engines.torch_load import load_torch
-
-    return load_torch(spec, device, threads, "" if spec.engine.backend == AUTO else _ASKED_FOR)
-
-
-def _check_asked(spec: ModelSpec) -> None:
-    backend, precision = spec.engine.backend, spec.engine.precision
-    choices = BACKENDS[spec.format]
+def usable_kind(spec: ModelSpec, device: str, backend: str, kinds: Sequence[EngineKind]) -> EngineKind:
+    """The engine of that name. Raises LoadError where it cannot run this model here."""
+    choices = ENGINES[spec.format]
     if backend not in choices:
         raise LoadError(
-            f'model "{spec.name}": engine "{backend}" cannot run a .{spec.format} file; one of {_listed(choices)} can'
+            f'model "{spec.name}": engine "{backend}" cannot run a .{spec.format} file; '
+            f"one of {_listed((AUTO, *choices))} can"
         )
-    if precision not in PRECISIONS:
-        raise LoadError(f'model "{spec.name}": there is no precision "{precision}"; one of {_listed(PRECISIONS)}')
+    if spec.engine.precision not in PRECISIONS:
+        raise LoadError(
+            f'model "{spec.name}": there is no precision "{spec.engine.precision}"; one of {_listed(PRECISIONS)}'
+        )
+    kind = next(kind for kind in kinds if kind.name == backend)
+    problem = kind.missing(device) or kind.refusal(spec, device)
+    if problem:
+        raise LoadError(f'model "{spec.name}": {problem}')
+    return kind
 
 
 def _listed(choices: Sequence[str]) -> str:

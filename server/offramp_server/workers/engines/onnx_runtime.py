@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from open_inference.tensor import BF16, BYTES, ITEM_SIZES, NUMPY_TYPES, Tensor
 
-from offramp_server.engine_report import EngineReport
 from offramp_server.errors import InvalidRequest, LoadError
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.workers.engines.answers import batch_size, check_output
+from offramp_server.workers.engines.kind import EngineRequest
 
 # onnx.TensorProto.BFLOAT16; importing onnx for one number would cost every worker 30 MB.
 _ONNX_BFLOAT16 = 16
@@ -24,13 +24,14 @@ _FATAL = 4
 class OnnxRuntimeEngine:
     """One session. BYTES are ONNX strings and have to be UTF-8."""
 
-    def __init__(self, spec: ModelSpec, threads: int, reason: str) -> None:
+    def __init__(self, request: EngineRequest) -> None:
         """Raises LoadError."""
-        self.report = EngineReport("onnxruntime", "cpu", "fp32", threads, reason)
+        spec = request.spec
+        self.report = request.report()
         self._spec = spec
         self._input_names = [tensor.source or tensor.name for tensor in spec.inputs]
         self._output_names = [tensor.source or tensor.name for tensor in spec.outputs]
-        self._session = _session(spec, threads)
+        self._session = _session(spec, request.threads)
         self._check_names()
         datatypes = {tensor.datatype for tensor in (*spec.inputs, *spec.outputs)}
         if {BF16, BYTES} <= datatypes:

@@ -7,9 +7,6 @@ With frozen weights Inductor folds batch norms and packs convolution weights, wh
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 import warnings
 from collections.abc import Sequence
 
@@ -23,11 +20,6 @@ from offramp_server.workers.engines.warmup import sample_inputs
 
 # Inductor's worker pool would stay in memory after the load, as large as the worker itself.
 _OPTIONS = {"freezing": True, "compile_threads": 1}
-
-
-def cpp_compiler() -> str | None:
-    """The C++ compiler that Inductor will call, None if it is not installed."""
-    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 class CompiledProgram:

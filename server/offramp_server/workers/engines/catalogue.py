@@ -1,0 +1,12 @@
+"""Every engine there is, in the order in which `auto` tries them: what is quick to try comes first."""
+
+from __future__ import annotations
+
+from offramp_server.workers.engines.kind import EngineKind
+from offramp_server.workers.engines.kinds.onnx_runtime import OnnxRuntimeKind
+from offramp_server.workers.engines.kinds.torch_compile import TorchCompileKind
+from offramp_server.workers.engines.kinds.torch_eager import TorchEagerKind
+
+
+def engine_kinds() -> tuple[EngineKind, ...]:
+    return (TorchEagerKind(), OnnxRuntimeKind(), TorchCompileKind())
