@@ -59,8 +59,7 @@ class EngineKind(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def builds(self) -> bool:
+    def builds(self, spec: ModelSpec) -> bool:
         """Whether `load` needs what `build` writes. Building takes seconds to minutes, and is done once."""
         ...
 

@@ -12,7 +12,6 @@ class OnnxRuntimeKind:
     """Runs .onnx files as they are."""
 
     name = "onnxruntime"
-    builds = False
 
     def missing(self, device: str) -> str:
         return lacking("onnxruntime", 'pip install "offramp[server]"')
@@ -31,6 +30,9 @@ class OnnxRuntimeKind:
 
     def variants(self, spec: ModelSpec, device: str) -> tuple[str, ...]:
         return ("",)
+
+    def builds(self, spec: ModelSpec) -> bool:
+        return False
 
     def build(self, request: EngineRequest) -> None:
         """There is nothing to build."""

@@ -31,7 +31,6 @@ class TorchCompileKind:
     """Compiles in the worker, each time the model is loaded: `auto` never does that, it takes packages of Inductor."""
 
     name = "torch-compile"
-    builds = False
 
     def missing(self, device: str) -> str:
         return torch_models.missing(device) or lacking_compiler(self.name)
@@ -41,6 +40,9 @@ class TorchCompileKind:
 
     def variants(self, spec: ModelSpec, device: str) -> tuple[str, ...]:
         return ()
+
+    def builds(self, spec: ModelSpec) -> bool:
+        return False
 
     def build(self, request: EngineRequest) -> None:
         """There is nothing that would outlast the process."""

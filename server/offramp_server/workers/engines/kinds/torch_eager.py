@@ -13,7 +13,6 @@ class TorchEagerKind:
     """The operators of an exported program one after the other; its variants rewrite the program first."""
 
     name = "torch-eager"
-    builds = False
 
     def missing(self, device: str) -> str:
         return torch_models.missing(device)
@@ -24,6 +23,9 @@ class TorchEagerKind:
     def variants(self, spec: ModelSpec, device: str) -> tuple[str, ...]:
         rewritten = (FOLDED, CHANNELS_LAST) if spec.engine.precision == "fp32" else ()
         return ("", *rewritten)
+
+    def builds(self, spec: ModelSpec) -> bool:
+        return False
 
     def build(self, request: EngineRequest) -> None:
         """There is nothing to build."""
