@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offramp_server.config import LimitSettings, Settings, WorkerSettings
-from offramp_server.cores import usable_cores
 from offramp_server.errors import ConfigurationError, Unavailable
+from offramp_server.machine.cores import usable_cores
 from offramp_server.model_runner import ModelRunner
 from offramp_server.preparation import Preparation
 from offramp_server.preprocess.pool import PreprocessPool

@@ -1,11 +1,3 @@
-"""How much of the machine this process has."""
+"""Here until workers/engines/load.py imports it from where it is."""
 
-from __future__ import annotations
-
-import os
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; a container often has fewer than the machine."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+from offramp_server.machine.cores import usable_cores as usable_cores

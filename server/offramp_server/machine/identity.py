@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from offramp_server.machine.cgroups import ROOT
 from offramp_server.machine.nvml import Library, NoSuchGpu, NvmlUnavailable, open_nvml
-
-PROC = Path("/proc")
 
 # Of the instruction sets that a processor has, those that kernels of torch, oneDNN and ONNX Runtime are chosen by.
 _X86_SETS = (
@@ -46,11 +45,11 @@ class DeviceIdentity:
 
 
 def describe_device(
-    device: str, *, proc: Path = PROC, nvml: Library | None = None, environment: Mapping[str, str] | None = None
+    device: str, *, root: Path = ROOT, nvml: Library | None = None, environment: Mapping[str, str] | None = None
 ) -> DeviceIdentity:
     """`device` is "cpu", "cuda" (which is cuda:0) or "cuda:N". Takes milliseconds. Raises UnknownDevice."""
     if device == "cpu":
-        return DeviceIdentity(device, _cpu_name(proc), "")
+        return DeviceIdentity(device, _cpu_name(root), "")
     kind, _, number = device.partition(":")
     if kind != "cuda" or not (number or "0").isdigit():
         raise UnknownDevice(f'"{device}" is no device; expected "cpu", "cuda" or "cuda:N"')
@@ -62,8 +61,8 @@ def describe_device(
     return DeviceIdentity(gpu.device, f"{gpu.name}, compute capability {gpu.compute_capability or '?'}", gpu.driver)
 
 
-def _cpu_name(proc: Path) -> str:
-    processors = list(_processors(proc))
+def _cpu_name(root: Path) -> str:
+    processors = list(_processors(root))
     if not processors:
         return f"{platform.machine()} {platform.processor()}".strip()
     # A machine may have processors of two kinds, and what runs on either has to be run by both.
@@ -83,9 +82,9 @@ def _instruction_sets(processor: Mapping[str, str]) -> frozenset[str]:
     return INSTRUCTION_SETS & frozenset(known.split())
 
 
-def _processors(proc: Path) -> Iterator[dict[str, str]]:
+def _processors(root: Path) -> Iterator[dict[str, str]]:
     try:
-        text = (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
     for block in text.split("\n\n"):

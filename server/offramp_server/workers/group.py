@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from offramp_server.cores import usable_cores
 from offramp_server.errors import LoadError, Unavailable
+from offramp_server.machine.cores import usable_cores
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.telemetry.stats import Stats
