@@ -94,6 +94,8 @@ class ModelSpec:
     # sha256 of the model file and its external data, for logs, metadata and caches.
     digest: str = ""
     size_bytes: int = 0
+    # Whether the file computes in integers that stand for floats: engines may then differ by a quantum.
+    quantized: bool = False
     # Free key-value pairs of model.toml's [metadata], shown in ModelConfig.
     metadata: Mapping[str, str] = field(default_factory=dict)
     # How `inputs` are made of what clients send; None: clients send them.

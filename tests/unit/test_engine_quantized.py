@@ -50,6 +50,12 @@ def test_the_file_is_one_that_may_be_served(path: Path) -> None:
     assert (output.datatype, len(output.dimensions or ())) == ("FP32", 4)
 
 
+def test_the_file_says_that_it_computes_in_integers_and_others_do_not(path: Path, tmp_path: Path) -> None:
+    assert read_pt2(path).quantized
+    plain = export_pt2(tmp_path / "plain.pt2", nn.Conv2d(2, 4, 3), (torch.zeros(2, 2, 8, 8),))
+    assert not read_pt2(plain).quantized
+
+
 @pytest.mark.parametrize("backend", ["auto", "torch-eager"])
 def test_it_answers_as_it_did_where_it_was_written(path: Path, backend: str) -> None:
     rows = np.random.default_rng(0).random((3, 2, 8, 8), dtype=np.float32)

@@ -173,3 +173,15 @@ def test_a_truncated_model_is_refused(path: Path) -> None:
 def test_a_missing_file_is_named(path: Path) -> None:
     with pytest.raises(LoadError, match=r"model\.onnx: cannot be read: No such file"):
         read_onnx(path)
+
+
+@pytest.mark.parametrize("operator", ["QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger"])
+def test_a_file_that_computes_in_integers_says_so(path: Path, operator: str) -> None:
+    write_identity_onnx(path)
+    assert not read_onnx(path).quantized
+
+    def insert(model: Any) -> None:
+        model.graph.node.append(helper.make_node(operator, ["a"], ["b"]))
+
+    edit(path, insert)
+    assert read_onnx(path).quantized

@@ -26,6 +26,7 @@ _DATATYPES = {
     13: "UINT64",
     16: "BF16",
 }
+_ON_INTEGERS = ("QLinear", "QGemm", "QAttention")
 
 
 def read_onnx(path: Path) -> SourceModel:
@@ -39,7 +40,16 @@ def read_onnx(path: Path) -> SourceModel:
         external = tuple(sorted({_external(path, tensor) for tensor in _tensors(model) if _is_external(tensor)}))
     except LoadError as error:
         raise LoadError(f"{path}: {error}") from None
-    return SourceModel(path, "onnx", inputs, outputs, external, named=True, provenance=_provenance(model))
+    return SourceModel(
+        path,
+        "onnx",
+        inputs,
+        outputs,
+        external,
+        named=True,
+        quantized=any(_quantizes(node.op_type) for node in graph.node),
+        provenance=_provenance(model),
+    )
 
 
 def _parse(path: Path) -> Any:
@@ -58,6 +68,11 @@ def _parse(path: Path) -> Any:
     if not model.opset_import or not model.graph.output:
         raise LoadError(f"{path}: not an ONNX model: it has no graph, or does not say its opset")
     return model
+
+
+def _quantizes(operator: str) -> bool:
+    """QuantizeLinear, DynamicQuantizeLinear, QLinearConv, ConvInteger and their like, in any domain."""
+    return "QuantizeLinear" in operator or operator.startswith(_ON_INTEGERS) or operator.endswith("Integer")
 
 
 def _provenance(model: Any) -> dict[str, str]:

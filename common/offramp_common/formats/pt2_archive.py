@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from offramp_common.errors import LoadError
 from offramp_common.formats.pt2_pickles import check_only_tensors
-from offramp_common.formats.pt2_program import Json, check_plain, clean_program, parse_json
+from offramp_common.formats.pt2_program import Json, check_plain, clean_program, is_quantized, parse_json
 from offramp_common.formats.pt2_signature import read_signature
 from offramp_common.formats.source_model import SourceModel
 from offramp_common.formats.zip_archive import ZipArchive
@@ -77,7 +77,8 @@ def read_pt2(path: Path) -> SourceModel:
         with _named(PROGRAM):
             inputs, outputs = read_signature(inspected.program)
         written_by = str(inspected.program["torch_version"])
-        return SourceModel(path, "pt2", inputs, outputs, provenance={"torch_version": written_by})
+        quantized = is_quantized(inspected.program)
+        return SourceModel(path, "pt2", inputs, outputs, quantized=quantized, provenance={"torch_version": written_by})
 
 
 @dataclass(frozen=True, slots=True)

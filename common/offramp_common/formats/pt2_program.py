@@ -30,6 +30,7 @@ _MODULE = r"[\w.@]{0,1024},[\w.]{0,1024},[\w.]{1,1024}"
 _MODULE_STACK = re.compile(rf"{_MODULE}(;{_MODULE}){{0,99}}", re.ASCII)
 _RANGE_KEY = re.compile(r"[A-Za-z0-9_*+\-/%(), .]{1,4096}")
 
+_QUANTISING_OPERATORS = ("torch.ops.quantized_decomposed.", "torch.ops.quantized.")
 _NAMESPACES = "aten|prims|quantized|quantized_decomposed|rngprims|torchvision"
 _OPERATOR = re.compile(rf"torch\.ops\.({_NAMESPACES})\.([A-Za-z_]\w*)\.([A-Za-z]\w*)")
 _SCALAR_OPERATOR = re.compile(r"math\.[a-z0-9]+|torch\._?sym_[a-z_0-9]+")
@@ -91,6 +92,11 @@ def clean_program(raw: bytes) -> Json:
         "torch_version": _plain(document.get("torch_version", "")),
         "guards_code": [],
     }
+
+
+def is_quantized(program: Json) -> bool:
+    """Whether a cleaned program quantises, in its outermost graph, where quantisation writes its operators."""
+    return any(node["target"].startswith(_QUANTISING_OPERATORS) for node in program["graph_module"]["graph"]["nodes"])
 
 
 def parse_json(raw: bytes) -> Json:

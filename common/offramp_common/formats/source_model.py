@@ -42,5 +42,7 @@ class SourceModel:
     external: tuple[Path, ...] = ()
     # Inputs and outputs have names that mean something outside; otherwise only their order does.
     named: bool = False
+    # Whether some operator computes on, or rounds to, integers that stand for floats.
+    quantized: bool = False
     # Where it comes from, for people: opset, versions.
     provenance: Mapping[str, str] = field(default_factory=dict)

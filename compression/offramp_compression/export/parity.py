@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
+from offramp_common.differences import largest_difference, largest_value
 
 from offramp_compression.errors import ExportError
 from offramp_compression.export.answers import Arrays
@@ -65,11 +65,11 @@ def check_parity(expected: Arrays, actual: Arrays, tolerance: Tolerance, referen
     Raises ExportError if number, shape or datatype differ, or the values by more than `tolerance`.
     """
     _check_shapes(expected, actual)
-    differences = [_difference(*pair) for pair in zip(expected, actual, strict=True)]
+    differences = [largest_difference(*pair) for pair in zip(expected, actual, strict=True)]
     agreements = [_agreement(*pair) for pair in zip(expected, actual, strict=True) if _are_scores(pair[0])]
     parity = Parity(reference, len(expected[0]), max(differences), min(agreements, default=None))
     for array, difference in zip(expected, differences, strict=True):
-        _check_difference(difference, tolerance.difference * _scale(array))
+        _check_difference(difference, tolerance.difference * max(1.0, largest_value(array)))
     if parity.agreement is not None and parity.agreement < tolerance.agreement:
         raise ExportError(
             f"the written file and {reference} have the same arg-max for {parity.agreement:.2%} of {parity.rows} rows; "
@@ -83,20 +83,6 @@ def _check_shapes(expected: Arrays, actual: Arrays) -> None:
     found = [(array.dtype.name, array.shape) for array in actual]
     if wanted != found:
         raise ExportError(f"the written file answers with {found}, the network with {wanted}")
-
-
-def _difference(expected: Values, actual: Values) -> float:
-    """NaN if one of the two has a NaN and the other has not."""
-    wanted, found = expected.astype(np.float64), actual.astype(np.float64)
-    same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
-    with np.errstate(invalid="ignore"):
-        gaps = np.abs(wanted - found)
-    return float(np.where(same, 0.0, gaps).max(initial=0.0))
-
-
-def _scale(array: Values) -> float:
-    finite = np.abs(array[np.isfinite(array)])
-    return max(1.0, float(finite.max(initial=0.0)))
 
 
 def _check_difference(difference: float, bound: float) -> None:

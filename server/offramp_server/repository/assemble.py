@@ -62,6 +62,7 @@ def assemble(candidate: Candidate) -> ModelSpec:
         warmup=settings.warmup,
         digest=candidate.digest,
         size_bytes=candidate.size_bytes,
+        quantized=source.quantized,
         metadata={**source.provenance, **settings.metadata},
         preprocess=_preprocess(candidate, inputs, toml),
     )
