@@ -1,7 +1,8 @@
 """Measure the Offramp server beside controls and peers: `python -m benchmarks.serve [--peers triton,mlserver,kserve]`.
 
 Without peers this is the quick run (`make bench`): Offramp with its engine in-process and with a worker process, a
-plain grpc.aio echo, and bare compute. benchmarks/README.md says what is measured and how.
+plain grpc.aio echo, and bare compute. `--engine` says what runs the models in all of them, `--settings recommended`
+sets each up as its own documentation says. benchmarks/README.md says what is measured and how.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from benchmarks.harness.experiment import Experiment, Plan, say
 from benchmarks.harness.load import H2Load, LoadError, LoadGenerator, choose_load_generator
 from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.report import Run, to_json, to_markdown
-from benchmarks.harness.workloads import MODELS, load_workloads
-from benchmarks.servers.catalogue import PEERS, own_servers, peers
+from benchmarks.harness.workloads import FASHION_TEACHER, MODELS, SUFFIXES, TORCH_EAGER, Workload, load_workloads
+from benchmarks.servers.catalogue import EQUAL, PEERS, own_servers, peers
 
 QUICK_WORKLOADS = ("identity", "student")
 QUICK_ROUNDS, FULL_ROUNDS = 3, 5
@@ -32,35 +33,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(given)
     try:
         generator = choose_load_generator(options.client)
-        own, others = own_servers(), peers(options.peers)
-    except (LoadError, ValueError) as error:
+        own = own_servers(options.settings, options.engine)
+        others = peers(options.peers, options.settings, options.engine)
+        workloads = chosen_workloads(options)
+    except (LoadError, ValueError, FileNotFoundError) as error:
         say(f"benchmarks.serve: {error}")
         return 2
-    full = bool(options.peers)
-    workloads = load_workloads()
-    names = options.workloads or (MODELS if full else QUICK_WORKLOADS)
-    rounds = options.rounds or (FULL_ROUNDS if full else QUICK_ROUNDS)
-    plan = Plan([workloads[name] for name in names], options.concurrency, rounds, options.seconds)
+    kind = "full" if others else "quick"
+    rounds = options.rounds or (FULL_ROUNDS if others else QUICK_ROUNDS)
+    plan = Plan(workloads, options.concurrency, rounds, options.seconds)
     machine = describe_machine()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     outcome = Experiment(plan, generator, cache_directory("runs", stamp)).run([*own, *others])
     command = shlex.join(["python", "-m", "benchmarks.serve", *given])
-    client = client_description(generator)
-    run = Run(command, client, machine, plan.seconds, rounds, names, plan.concurrency, outcome)
-    write(run, options.output, f"{'full' if full else 'quick'}-{stamp}")
+    names = [workload.name for workload in workloads]
+    run = Run(command, client_description(generator), machine, plan.seconds, rounds, names, plan.concurrency, outcome)
+    write(run, options.output, options.name or f"{kind}-{options.engine}-{options.settings}-{stamp}")
     # A peer may be absent; a run without Offramp or its control has failed.
     return 1 if {server.name for server in own} & set(outcome.not_run) else 0
 
 
+def chosen_workloads(options: argparse.Namespace) -> list[Workload]:
+    """Raises ValueError for a name that there is not, FileNotFoundError for a repository without the teacher."""
+    usual = (*MODELS, *([FASHION_TEACHER] if options.repository else [])) if options.peers else QUICK_WORKLOADS
+    known = load_workloads(options.engine, options.repository)
+    names = options.workloads or usual
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"unknown workload {unknown[0]!r}: expected some of {', '.join(known)}")
+    return [known[name] for name in names]
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
-    result.add_argument("--peers", type=words, default=[], help=f"comma-separated: {','.join(PEERS)}")
-    result.add_argument("--workloads", type=workload_names, help=f"comma-separated: {','.join(MODELS)}")
+    result.add_argument("--peers", type=words, default=[], help=f"comma-separated: {','.join(PEERS[EQUAL])}")
+    result.add_argument("--engine", choices=list(SUFFIXES), default=TORCH_EAGER, help="default %(default)s")
+    result.add_argument("--settings", choices=list(PEERS), default=EQUAL, help="default %(default)s")
+    result.add_argument("--repository", type=Path, help=f"has {FASHION_TEACHER}, which is measured too then")
+    result.add_argument("--workloads", type=words, help=f"comma-separated: {','.join((*MODELS, FASHION_TEACHER))}")
     result.add_argument("--concurrency", type=numbers, default=[1, 8, 32], help="calls in flight, e.g. 1,8,32")
     result.add_argument("--rounds", type=int, help=f"default {QUICK_ROUNDS}, with peers {FULL_ROUNDS}")
     result.add_argument("--seconds", type=float, default=2.0, help="length of one measurement, about")
     result.add_argument("--client", choices=["auto", "h2load", "grpc"], default="auto")
     result.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (default %(default)s)")
+    result.add_argument("--name", help="of the report's files, instead of one with the time")
     return result
 
 
@@ -70,14 +86,6 @@ def words(text: str) -> list[str]:
 
 def numbers(text: str) -> list[int]:
     return [int(word) for word in words(text)]
-
-
-def workload_names(text: str) -> list[str]:
-    names = words(text)
-    unknown = [name for name in names if name not in MODELS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"unknown workload {unknown[0]!r}: expected some of {', '.join(MODELS)}")
-    return names
 
 
 def client_description(generator: LoadGenerator) -> str:

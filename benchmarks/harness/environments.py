@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 from benchmarks.harness.cache import cache_directory
@@ -34,6 +35,11 @@ class Environment:
     def site_packages(self) -> Path:
         return next(self.root.glob("lib/python3.*/site-packages"))
 
+    def version(self, package: str) -> str | None:
+        """Return the installed version of `package` without starting the interpreter; None if it is not there."""
+        found = distributions(name=package, path=[str(self.site_packages())])
+        return next((distribution.version for distribution in found), None)
+
     def versions(self, packages: Sequence[str]) -> dict[str, str]:
         """Return the installed version of each of `packages`, by name."""
         code = "import sys, importlib.metadata as m\nfor p in sys.argv[1:]: print(p, m.version(p))"
@@ -46,25 +52,30 @@ def project_environment() -> Environment:
     return Environment(Path(sys.prefix))
 
 
-def peer_environment(name: str, requirements: Sequence[str]) -> Environment:
+def peer_environment(name: str, requirements: Sequence[str], packages: Sequence[str] = ()) -> Environment:
     """Return the environment of a peer, installing it first if the cache has none for `requirements`.
 
-    Raises NotRunnableError if pip cannot install it.
+    `packages` are added to it in the releases that this environment has, without making it anew. Raises
+    NotRunnableError if pip cannot install something.
     """
     wanted = "\n".join([sys.version, *requirements])
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:12]
     root = cache_directory("environments") / f"{name}-{digest}"
     complete = root / "complete"
     if not complete.exists():
+        shutil.rmtree(root, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", root], check=True)
         install(root, requirements)
         complete.write_text(wanted)
-    return Environment(root)
+    environment = Environment(root)
+    missing = [f"{name}=={version(name)}" for name in packages if environment.version(name) != version(name)]
+    if missing:
+        install(root, missing)
+    return environment
 
 
 def install(root: Path, requirements: Sequence[str]) -> None:
-    shutil.rmtree(root, ignore_errors=True)
     print(f"installing {' '.join(requirements)} into {root.name} ...", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", "venv", root], check=True)
     log = root / "pip.log"
     command: list[str | Path] = [
         root / "bin" / "pip",

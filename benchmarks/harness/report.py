@@ -11,11 +11,10 @@ from pathlib import Path
 from benchmarks.harness.experiment import Outcome
 from benchmarks.harness.machine import Machine
 from benchmarks.harness.samples import Sample, Samples, Summary
+from benchmarks.servers.offramp import IN_PROCESS, WORKER
 
 ECHO = "grpc.aio echo"
 BARE = "bare compute"
-IN_PROCESS = "Offramp, in-process"
-WORKER = "Offramp, worker process"
 MISSING = "-"
 QUIET_CORES = 0.15
 NOISY = "**The machine was not quiet: these figures show that the benchmark runs, and nothing else.**\n"
@@ -51,6 +50,7 @@ def to_markdown(run: Run) -> str:
     parts = [heading(run)]
     parts += [workload_table(samples, workload, run.concurrency) for workload in run.workloads]
     parts += [ratios_to_echo(samples, run), process_hop(samples, run), against_bare_compute(samples, run)]
+    parts += [against_peers(samples, run)]
     parts += [not_run(run), servers(run)]
     return without_home("\n".join(part for part in parts if part))
 
@@ -136,6 +136,30 @@ def against_bare_compute(samples: Samples, run: Run) -> str:
         return ""
     columns = ["workload", "server", f"answers per s at c={high}, share of bare", f"p50 at c={low} over bare, ms"]
     return f"## Real models against bare compute\n\n{table(columns, rows)}"
+
+
+def against_peers(samples: Samples, run: Run) -> str:
+    rows = [
+        [
+            workload,
+            server,
+            *(
+                show(samples.paired(WORKER, server, workload, c, lambda a, b: a.rate / b.rate), ".2f")
+                for c in run.concurrency
+            ),
+            *(
+                show(samples.paired(WORKER, server, workload, c, lambda a, b: a.p99_ms / b.p99_ms), ".2f")
+                for c in run.concurrency
+            ),
+        ]
+        for workload in run.workloads
+        for server in samples.servers(workload)
+        if server not in (ECHO, BARE, IN_PROCESS, WORKER)
+    ]
+    if not rows:
+        return ""
+    titles = [*(f"answers per s, c={c}" for c in run.concurrency), *(f"p99, c={c}" for c in run.concurrency)]
+    return f"## {WORKER}, divided by each peer\n\n{table(['workload', 'peer', *titles], rows)}"
 
 
 def not_run(run: Run) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,18 +20,44 @@ from benchmarks.harness.cache import cache_directory
 from benchmarks.harness.environments import REPOSITORY_ROOT
 
 MODELS = ("identity", "student", "teacher")
+# From a repository of the Fashion-MNIST example.
+FASHION_TEACHER = "fashion-teacher"
+TORCH_EAGER, ONNX_RUNTIME = "torch-eager", "onnxruntime"
+# What a file of each engine ends in; the file decides what runs it, in every server.
+SUFFIXES: Mapping[str, str] = {TORCH_EAGER: ".pt2", ONNX_RUNTIME: ".onnx"}
 MAX_BATCH = 16
 EXPORTER = REPOSITORY_ROOT / "benchmarks" / "runtimes" / "export_models.py"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One model with inputs float32 [16, ...] and the outputs float32 [16, ...] that eager inference gives."""
+    """One model with inputs float32 [16, ...] and the outputs float32 [16, ...] that eager inference gives.
+
+    Servers know the model by the stem of `program`, which has the suffix of the engine.
+    """
 
     name: str
     program: Path
     inputs: NDArray[np.float32]
     outputs: NDArray[np.float32]
+    # Items in one request, and the most that a server may compute at once.
+    items: int = 1
+    max_batch: int = MAX_BATCH
+    # The shape of an item as the server is told it, -1 for any; that of the inputs if there is none.
+    dims: tuple[int, ...] | None = None
+
+    @property
+    def model(self) -> str:
+        return self.program.stem
+
+    @property
+    def engine(self) -> str:
+        return next(engine for engine, suffix in SUFFIXES.items() if suffix == self.program.suffix)
+
+    @property
+    def exported(self) -> Path:
+        """The same model as an exported program, whatever the engine."""
+        return self.program.with_suffix(SUFFIXES[TORCH_EAGER])
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -39,36 +68,64 @@ class Workload:
         return self.outputs.shape[1:]
 
     @property
+    def input_dims(self) -> list[int]:
+        return list(self.item_shape if self.dims is None else self.dims)
+
+    @property
+    def output_dims(self) -> list[int]:
+        return list(self.output_shape if self.dims is None else self.dims)
+
+    @property
     def answer_bytes(self) -> int:
-        """Size of the tensor in the answer to a request of one item."""
-        return int(self.outputs[0].nbytes)
+        """Size of the tensor in the answer to a request."""
+        return self.items * int(self.outputs[0].nbytes)
 
     def request(self, index: int) -> bytes:
-        """Return the serialised ModelInferRequest for input `index`, a batch of one."""
-        item = self.inputs[index]
-        message = pb.ModelInferRequest(model_name=self.name)
-        message.inputs.add(name="input", datatype="FP32", shape=[1, *item.shape])
+        """Return the serialised ModelInferRequest for input `index`; more items are those that follow it."""
+        items = np.take(self.inputs, range(index, index + self.items), axis=0, mode="wrap")
+        message = pb.ModelInferRequest(model_name=self.model)
+        message.inputs.add(name="input", datatype="FP32", shape=items.shape)
         message.outputs.add(name="output")
-        message.raw_input_contents.append(item.tobytes())
+        message.raw_input_contents.append(items.tobytes())
         return message.SerializeToString()
 
 
-def load_workloads() -> dict[str, Workload]:
-    """Return the workloads by name, exporting the models first if the cache has none of this code and torch."""
-    directory = exported_models()
-    return {name: load_workload(directory, name) for name in MODELS}
+def load_workloads(engine: str, fashion_repository: Path | None = None) -> dict[str, Workload]:
+    """Return the workloads by name, as files for `engine`, exporting what the cache does not have.
+
+    Raises FileNotFoundError if `fashion_repository` has no exported teacher.
+    """
+    workloads = {name: load_workload(name, engine) for name in MODELS}
+    if fashion_repository is not None:
+        program = fashion_repository / FASHION_TEACHER / "1" / "model.pt2"
+        workloads[FASHION_TEACHER] = load_workload(FASHION_TEACHER, engine, program)
+    return workloads
 
 
-def load_workload(directory: Path, name: str) -> Workload:
+def load_workload(name: str, engine: str, source: Path | None = None) -> Workload:
+    """One model of the exporter, or `source` under that name. Raises FileNotFoundError."""
+    directory = exported_models(b"" if source is None else source.read_bytes())
+    if not (directory / f"{name}.npz").exists():
+        export(directory, name if source is None else f"{name}={source.resolve()}")
+    program = directory / f"{name}{SUFFIXES[engine]}"
+    if not program.exists():
+        export(directory, program.name)
     with np.load(directory / f"{name}.npz") as arrays:
-        return Workload(name, directory / f"{name}.pt2", arrays["inputs"], arrays["outputs"])
+        return Workload(name, program, arrays["inputs"], arrays["outputs"])
 
 
-def exported_models() -> Path:
-    digest = hashlib.sha256(EXPORTER.read_bytes() + version("torch").encode()).hexdigest()[:12]
-    directory = cache_directory("models", digest)
-    if not (directory / "complete").exists():
-        command = [sys.executable, "-m", "benchmarks.runtimes.export_models", str(directory)]
+def exported_models(source: bytes) -> Path:
+    digest = hashlib.sha256(EXPORTER.read_bytes() + version("torch").encode() + source).hexdigest()[:12]
+    return cache_directory("models", digest)
+
+
+def export(directory: Path, wanted: str) -> None:
+    """Exported into a folder of its own first: what is interrupted must not be taken for a model."""
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        for file in directory.glob(f"{Path(wanted).stem}.pt2"):
+            os.link(file, Path(scratch, file.name))
+        command = [sys.executable, "-m", "benchmarks.runtimes.export_models", scratch, wanted]
         subprocess.run(command, cwd=REPOSITORY_ROOT, check=True)
-        (directory / "complete").touch()
-    return directory
+        # The .npz last: where it is, the program is whole.
+        for file in sorted(Path(scratch).iterdir(), reverse=True):
+            file.replace(directory / file.name)

@@ -1,8 +1,8 @@
 """Bare compute: times a program with no server around it, on command.
 
-`python -m benchmarks.runtimes.bare_compute DIRECTORY NAME...` loads NAME.pt2 files, prints `ready`, then for each
-line `NAME BATCH SECONDS` on standard input prints one line of JSON: `{"seconds": [...], "cpu_s": s}`, the wall time of
-each call and the CPU time of all of them.
+`python -m benchmarks.runtimes.bare_compute FILE...` loads model files (beside each NAME.pt2 or NAME.onnx is a NAME.npz
+with inputs), prints `ready`, then for each line `NAME BATCH SECONDS` on standard input prints one line of JSON:
+`{"seconds": [...], "cpu_s": s}`, the wall time of each call and the CPU time of all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runtimes.program import Program
+from benchmarks.runtimes.program import Program, load_program
 
 WARM_UP_CALLS = 3
 
@@ -35,9 +35,9 @@ def time_calls(
 
 
 def main() -> int:
-    directory = Path(sys.argv[1])
-    programs = {name: Program(directory / f"{name}.pt2") for name in sys.argv[2:]}
-    shapes = {name: np.load(directory / f"{name}.npz")["inputs"].shape[1:] for name in programs}
+    files = {Path(file).stem: Path(file) for file in sys.argv[1:]}
+    programs = {name: load_program(file) for name, file in files.items()}
+    shapes = {name: np.load(file.with_suffix(".npz"))["inputs"].shape[1:] for name, file in files.items()}
     print("ready", flush=True)
     for line in sys.stdin:
         name, batch, duration_s = line.split()

@@ -1,12 +1,16 @@
-"""Export the benchmark's models: `python -m benchmarks.runtimes.export_models DIRECTORY`.
+"""Export a model of the benchmark: `python -m benchmarks.runtimes.export_models DIRECTORY NAME[.onnx | =FILE.pt2]`.
 
-Writes NAME.pt2 and NAME.npz (sixteen inputs and the outputs that eager batch-1 inference gives) for each model.
+NAME, one of MODELS: writes NAME.pt2 and NAME.npz (sixteen inputs and the outputs that eager batch-1 inference gives).
+NAME=FILE.pt2: the same for a program that was exported already. NAME.onnx: writes that from the NAME.pt2 there is.
 Weights are random but seeded: time per call does not depend on their values.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,6 @@ from torch import nn
 
 SEED = 20261122
 SAMPLES = 16
-MAX_BATCH = 16
 CLASSES = 10
 
 
@@ -64,26 +67,94 @@ def teacher() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
 
 
-def export(name: str, module: nn.Module, item_shape: tuple[int, ...], directory: Path) -> None:
-    module.eval()
-    inputs = torch.randn(SAMPLES, *item_shape)
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    program = torch.export.export(module, (inputs,), dynamic_shapes=({0: batch},), strict=False)
+def mlp(width: int) -> nn.Module:
+    """Build a perceptron with four hidden layers for 64 numbers, about 3 width^2 parameters."""
+    layers: list[nn.Module] = []
+    inputs = 64
+    for _ in range(4):
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES))
+
+
+@dataclass(frozen=True)
+class Model:
+    """How to build a model, the shape of one item, and its largest batch."""
+
+    build: Callable[[], nn.Module]
+    item_shape: tuple[int, ...]
+    max_batch: int = 16
+    # Whether the last dimension of an item may have any length.
+    any_width: bool = False
+
+
+IMAGE = (3, 32, 32)
+MODELS: Mapping[str, Model] = {
+    "identity": Model(Identity, (64,)),
+    "student": Model(student, IMAGE),
+    "teacher": Model(teacher, IMAGE),
+    "student-64": Model(student, IMAGE, max_batch=64),
+    "any-width": Model(Identity, (64,), any_width=True),
+    "mlp-100K": Model(lambda: mlp(172), (64,)),
+    "mlp-1M": Model(lambda: mlp(566), (64,)),
+    "mlp-10M": Model(lambda: mlp(1814), (64,)),
+    "mlp-100M": Model(lambda: mlp(5762), (64,)),
+}
+
+
+def make(name: str, directory: Path) -> None:
+    model = MODELS[name]
+    torch.manual_seed(SEED)
+    module = model.build().eval()
+    inputs = torch.randn(SAMPLES, *model.item_shape)
+    dynamic = {0: torch.export.Dim("batch", min=1, max=model.max_batch)}
+    if model.any_width:
+        dynamic[len(model.item_shape)] = torch.export.Dim("width", min=2)
+    program = torch.export.export(module, (inputs,), dynamic_shapes=(dynamic,), strict=False)
     torch.export.save(program, directory / f"{name}.pt2")
+    save_examples(program, inputs, directory / f"{name}.npz")
+
+
+def take_over(name: str, file: Path, directory: Path) -> None:
+    """Use a program as it is, with inputs drawn from [0, 1)."""
+    torch.manual_seed(SEED)
+    shutil.copyfile(file, directory / f"{name}.pt2")
+    program = torch.export.load(file)
+    save_examples(program, torch.rand(SAMPLES, *item_shape(program)), directory / f"{name}.npz")
+
+
+def item_shape(program: torch.export.ExportedProgram) -> tuple[int, ...]:
+    [name] = program.graph_signature.user_inputs
+    [node] = [node for node in program.graph.nodes if node.name == name]
+    return tuple(int(size) for size in node.meta["val"].shape[1:])
+
+
+def save_examples(program: torch.export.ExportedProgram, inputs: torch.Tensor, path: Path) -> None:
+    module = program.module()
     with torch.inference_mode():
         outputs = torch.cat([module(item) for item in torch.split(inputs, 1)])
-    np.savez(directory / f"{name}.npz", inputs=inputs.numpy(), outputs=outputs.numpy())
+    np.savez(path, inputs=inputs.numpy(), outputs=outputs.numpy())
 
 
-def main() -> int:
-    directory = Path(sys.argv[1])
-    torch.manual_seed(SEED)
+def convert(name: str, directory: Path) -> None:
+    from offramp_compression.export.formats import write_onnx
+    from offramp_compression.export.program import Names
+
+    program = torch.export.load(directory / f"{name}.pt2")
+    write_onnx(program, Names(("input",), ("output",)), directory / f"{name}.onnx")
+
+
+def main(directory: Path, wanted: str) -> int:
     torch.set_num_threads(1)
-    export("identity", Identity(), (64,), directory)
-    export("student", student(), (3, 32, 32), directory)
-    export("teacher", teacher(), (3, 32, 32), directory)
+    name, _, file = wanted.partition("=")
+    if file:
+        take_over(name, Path(file), directory)
+    elif wanted.endswith(".onnx"):
+        convert(wanted.removesuffix(".onnx"), directory)
+    else:
+        make(name, directory)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

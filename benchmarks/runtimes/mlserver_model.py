@@ -6,12 +6,12 @@ from mlserver import MLModel  # type: ignore[import-not-found]
 from mlserver.codecs import NumpyCodec  # type: ignore[import-not-found]
 from mlserver.types import InferenceRequest, InferenceResponse  # type: ignore[import-not-found]
 
-from benchmarks.runtimes.program import Program
+from benchmarks.runtimes.program import load_program
 
 
 class ProgramModel(MLModel):  # type: ignore[misc]
     async def load(self) -> bool:
-        self._program = Program(self.settings.parameters.uri)
+        self._program = load_program(self.settings.parameters.uri)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:

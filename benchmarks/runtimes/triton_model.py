@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
-from benchmarks.runtimes.program import Program
+from benchmarks.runtimes.program import load_program
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self._program = Program(parameters["program"]["string_value"])
+        self._program = load_program(parameters["program"]["string_value"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         inputs = [pb_utils.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]

@@ -15,6 +15,7 @@ from benchmarks.harness.verify import wait_until_ready
 from benchmarks.harness.workloads import Workload
 
 READY_LINE = "ready grpc="
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Server(ABC):
     name: str
     note: str = ""
     start_timeout_s = 120.0
+    # Of what computes in it, for all libraries; None: it chooses by itself.
+    compute_threads: int | None = 1
+    # What runs the models in it.
+    engine = ""
 
     def __init__(self) -> None:
         self._process: ServerProcess | None = None
@@ -63,14 +68,15 @@ class Server(ABC):
 
         Raises NotRunnableError with the last line of its log if it does not come up.
         """
-        served = [workload for workload in workloads if self.serves(workload)]
+        served = by_model([workload for workload in workloads if self.serves(workload)])
         directory.mkdir(parents=True, exist_ok=True)
         launch = self.prepare(served, directory)
-        environment = {**base_environment(), **launch.environment}
+        environment = {**base_environment(self.compute_threads), **launch.environment}
         process = self._process = ServerProcess(launch.command, environment, directory / "server.log")
         deadline = time.monotonic() + self.start_timeout_s
         self._target = launch.target or announced_target(process, self.start_timeout_s)
-        wait_until_ready(self._target, [workload.name for workload in served], lambda: process.check(deadline))
+        models = dict.fromkeys(workload.model for workload in served)
+        wait_until_ready(self._target, models, lambda: process.check(deadline))
 
     def stop(self) -> None:
         """Stop the server and everything it started; harmless if it never ran."""
@@ -85,14 +91,16 @@ class Server(ABC):
         return self._process.cpu_seconds()
 
 
-def base_environment() -> dict[str, str]:
-    """Return the environment that every server gets: this one's, the repository importable, one compute thread."""
-    return {
-        **os.environ,
-        "PYTHONPATH": str(REPOSITORY_ROOT),
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+def base_environment(compute_threads: int | None = 1) -> dict[str, str]:
+    """Return the environment that every server gets: this one's, the repository importable, so many compute threads."""
+    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY_ROOT), "PYTHONUNBUFFERED": "1"}
+    variables.pop(THREADS_VARIABLE, None)
+    return variables if compute_threads is None else {**variables, THREADS_VARIABLE: str(compute_threads)}
+
+
+def by_model(workloads: Sequence[Workload]) -> list[Workload]:
+    """One workload for each model."""
+    return list({workload.model: workload for workload in workloads}.values())
 
 
 def announced_target(process: ServerProcess, timeout_s: float) -> str:

@@ -1,31 +1,89 @@
-"""Which servers a run can be made of, by the names of the command line."""
+"""Which servers a run can be made of, by the names of the command line, and how each is set up."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 
+from benchmarks.harness.workloads import MAX_BATCH
 from benchmarks.servers.base import Server
 from benchmarks.servers.echo import GrpcAioEcho
 from benchmarks.servers.kserve import KServe
-from benchmarks.servers.mlserver import MLServer
-from benchmarks.servers.offramp import Offramp
+from benchmarks.servers.mlserver import MAX_BATCH_TIME_S, MLServer
+from benchmarks.servers.offramp import AUTO, Offramp
 from benchmarks.servers.triton import Triton
 
-PEERS: Mapping[str, Callable[[], Sequence[Server]]] = {
-    "triton": lambda: [Triton()],
-    "mlserver": lambda: [MLServer(workers=0), MLServer(workers=1)],
-    "kserve": lambda: [KServe()],
+# The same for all: one thread that computes, batches where the server can form them.
+EQUAL = "equal"
+# What each server's documentation recommends for this load.
+RECOMMENDED = "recommended"
+
+TRITON_DELAY_US = 1000
+TRITON_EQUAL = (
+    f"dynamic batching up to {MAX_BATCH}, queue delay {TRITON_DELAY_US / 1000:g} ms (identity: none), one CPU instance"
+)
+TRITON_RECOMMENDED = (
+    f'dynamic batching up to {MAX_BATCH} with default settings, so no queue delay (user guide, "Batchers: Recommended '
+    'Configuration Process"); two CPU instances, one thread each ("Optimization: Model Instances": "Typically, having '
+    'two instances of a model will improve performance")'
+)
+ADAPTIVE = f"adaptive batching {MAX_BATCH} / {MAX_BATCH_TIME_S * 1e3:g} ms but for identity"
+MLSERVER_EQUAL = f"{ADAPTIVE}; uvloop < 0.22"
+MLSERVER_RECOMMENDED = (
+    '{adaptive}, as its user guide asks for where batches are cheaper ("Adaptive Batching": values "found through '
+    'experimentation"); parallel_workers = cores ({cores}), one thread each (Seldon Core 2, "Performance tuning: '
+    'Inference": "adjust parallel_workers in line with the number of CPU cores"); uvloop < 0.22'
+)
+KSERVE_EQUAL = "no batcher in the model server; computes on its event loop, as KServe's examples do"
+KSERVE_RECOMMENDED = (
+    "no batcher in the model server; computes in the event loop's thread pool, max_asyncio_workers = cores ({cores}), "
+    'one thread each ("Python Serving Runtime API"), identity on the event loop. Its `workers` multiplies the HTTP server only; for gRPC KServe '
+    "scales by pods, for which one machine of {cores} cores has no room"
+)
+OFFRAMP_EQUAL = f"continuous batching up to {MAX_BATCH}, no delay timer, one thread"
+OFFRAMP_RECOMMENDED = (
+    f'defaults: backend "auto" on the exported program, threads and instances by itself; batches up to {MAX_BATCH}'
+)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def equal_mlserver(engine: str) -> Sequence[Server]:
+    return [MLServer(engine, workers, MLSERVER_EQUAL) for workers in (0, 1)]
+
+
+def recommended_mlserver(engine: str) -> Sequence[Server]:
+    return [MLServer(engine, cores(), MLSERVER_RECOMMENDED.format(adaptive=ADAPTIVE, cores=cores()))]
+
+
+# By settings and name; called with the engine.
+PEERS: Mapping[str, Mapping[str, Callable[[str], Sequence[Server]]]] = {
+    EQUAL: {
+        "triton": lambda engine: [Triton(engine, 1, TRITON_DELAY_US, TRITON_EQUAL)],
+        "mlserver": equal_mlserver,
+        "kserve": lambda engine: [KServe(engine, 0, KSERVE_EQUAL)],
+    },
+    RECOMMENDED: {
+        "triton": lambda engine: [Triton(engine, 2, 0, TRITON_RECOMMENDED)],
+        "mlserver": recommended_mlserver,
+        "kserve": lambda engine: [KServe(engine, cores(), KSERVE_RECOMMENDED.format(cores=cores()))],
+    },
 }
 
 
-def own_servers() -> list[Server]:
-    """Return Offramp in both modes and the echo control."""
-    return [Offramp("in-process"), Offramp("process"), GrpcAioEcho()]
+def own_servers(settings: str, engine: str) -> list[Server]:
+    """Return Offramp, in both modes if the settings are equal, and the echo control."""
+    if settings == RECOMMENDED:
+        return [Offramp(AUTO, "process", OFFRAMP_RECOMMENDED), GrpcAioEcho()]
+    return [*(Offramp(engine, mode, OFFRAMP_EQUAL) for mode in ("in-process", "process")), GrpcAioEcho()]
 
 
-def peers(names: Sequence[str]) -> list[Server]:
+def peers(names: Sequence[str], settings: str, engine: str) -> list[Server]:
     """Return the peers named. Raises ValueError for a name that is not in PEERS."""
-    unknown = [name for name in names if name not in PEERS]
+    known = PEERS[settings]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown peer {unknown[0]!r}: expected some of {', '.join(PEERS)}")
-    return [server for name in names for server in PEERS[name]()]
+        raise ValueError(f"unknown peer {unknown[0]!r}: expected some of {', '.join(known)}")
+    return [server for name in names for server in known[name](engine)]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from benchmarks.harness.environments import NotRunnableError, project_environment
 from benchmarks.harness.workloads import Workload
-from benchmarks.servers.base import base_environment
+from benchmarks.servers.base import base_environment, by_model
+from benchmarks.servers.peer import ENGINE_VERSIONS
 
 # glibc gives freed memory back to the system by default, and a batch of activations is then faulted in again on every
 # call: up to a third of the time. The limit that servers are held against should not contain that.
@@ -25,23 +26,28 @@ class Timing:
 
 
 class BareCompute:
-    """Times torch eager with one thread, whole batches back to back."""
+    """Times the workloads' engine with one thread, whole batches back to back."""
 
     name = "bare compute"
-    note = "torch eager in a loop, one thread, batches of min(c, 16), malloc keeps memory; times are of a batch"
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._engine = ""
+
+    @property
+    def note(self) -> str:
+        return f"{self._engine} in a loop, one thread, batches of min(c, 16), malloc keeps memory; times are of a batch"
 
     def versions(self) -> dict[str, str]:
-        return project_environment().versions(["torch"])
+        """Return the engine's version; after `start`."""
+        return project_environment().versions(ENGINE_VERSIONS[self._engine])
 
     def start(self, workloads: Sequence[Workload]) -> None:
         """Load the programs. Raises NotRunnableError if that fails."""
-        directory = workloads[0].program.parent
-        names = [workload.name for workload in workloads]
+        self._engine = workloads[0].engine
+        files = [workload.program for workload in by_model(workloads)]
         self._process = subprocess.Popen(
-            [project_environment().python, "-m", "benchmarks.runtimes.bare_compute", directory, *names],
+            [project_environment().python, "-m", "benchmarks.runtimes.bare_compute", *files],
             env={**base_environment(), **KEEP_FREED_MEMORY},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -53,7 +59,7 @@ class BareCompute:
         """Run batches of `batch` items for `duration_s` seconds."""
         if self._process is None or self._process.stdin is None:
             raise NotRunnableError("the compute process is not running")
-        self._process.stdin.write(f"{workload.name} {batch} {duration_s}\n")
+        self._process.stdin.write(f"{workload.model} {batch} {duration_s}\n")
         self._process.stdin.flush()
         return Timing(**json.loads(self._answer()))
 

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness.environments import TORCH, Environment, peer_environment
 from benchmarks.harness.processes import free_ports
 from benchmarks.harness.workloads import Workload
-from benchmarks.servers.base import Launch, Server
+from benchmarks.servers.base import Launch
+from benchmarks.servers.peer import Peer
 
-REQUIREMENTS = ("kserve==0.21.0", TORCH)
 
+class KServe(Peer):
+    """Computes on its event loop (`threads` 0), as KServe's examples do, or on the loop's pool of so many threads."""
 
-class KServe(Server):
     name = "KServe"
-    note = "no batcher in the model server; computes on its event loop"
+    project = "kserve"
+    requirements = ("kserve==0.21.0",)
+    packages = ("kserve", "grpcio")
 
-    def install(self) -> None:
-        self._environment()
-
-    def versions(self) -> dict[str, str]:
-        return self._environment().versions(["kserve", "grpcio", "torch"])
+    def __init__(self, engine: str, threads: int, note: str) -> None:
+        super().__init__(engine)
+        self.note = note
+        self._threads = threads
 
     def prepare(self, workloads: Sequence[Workload], directory: Path) -> Launch:
         grpc_port, http_port = free_ports(2)
-        models = [f"{workload.name}={workload.program}" for workload in workloads]
+        # A hop to a thread costs more than returning the input.
+        kinds = ["event-loop" if self._threads == 0 or each.name == "identity" else "threads" for each in workloads]
+        models = [f"{each.model}={kind}={each.program}" for each, kind in zip(workloads, kinds, strict=True)]
         module = "benchmarks.runtimes.kserve_server"
-        command: list[str | Path] = [self._environment().python, "-m", module, str(grpc_port), str(http_port), *models]
-        return Launch(command, f"127.0.0.1:{grpc_port}")
-
-    def _environment(self) -> Environment:
-        return peer_environment("kserve", REQUIREMENTS)
+        settings = map(str, (grpc_port, http_port, self._threads))
+        return Launch([self.environment().python, "-m", module, *settings, *models], f"127.0.0.1:{grpc_port}")

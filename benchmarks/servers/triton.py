@@ -13,35 +13,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness.environments import TORCH, Environment, NotRunnableError, peer_environment
+from benchmarks.harness.environments import Environment, NotRunnableError
 from benchmarks.harness.processes import free_ports
-from benchmarks.harness.workloads import MAX_BATCH, Workload
-from benchmarks.servers.base import Launch, Server
+from benchmarks.harness.workloads import Workload
+from benchmarks.servers.base import Launch
+from benchmarks.servers.peer import Peer
 
 WHEEL = "nvidia-pytriton==0.7.0"
 TRITON_VERSION = "2.51 (bundled in nvidia-pytriton 0.7.0)"
-REQUIREMENTS = (WHEEL, TORCH)
-QUEUE_DELAY_US = 1000
 
 
-class Triton(Server):
+class Triton(Peer):
+    """Dynamic batching with a queue delay for the models that compute something, and `instances` of each model."""
+
     name = "Triton, Python backend"
-    note = f"dynamic batching up to {MAX_BATCH}, queue delay {QUEUE_DELAY_US / 1000:g} ms (identity: none)"
+    project = "triton"
+    requirements = (WHEEL,)
+
+    def __init__(self, engine: str, instances: int, queue_delay_us: int, note: str) -> None:
+        super().__init__(engine)
+        self.note = note
+        self._instances = instances
+        self._queue_delay_us = queue_delay_us
 
     def install(self) -> None:
-        environment = self._environment()
+        environment = self.environment()
         for executable in (self._server(environment), self._stub(environment)):
             executable.chmod(0o755)
             check_libraries(executable, self._library_path(environment))
 
     def versions(self) -> dict[str, str]:
-        return {"tritonserver": TRITON_VERSION, **self._environment().versions(["torch"])}
+        return {"tritonserver": TRITON_VERSION, **super().versions()}
 
     def prepare(self, workloads: Sequence[Workload], directory: Path) -> Launch:
-        environment = self._environment()
+        environment = self.environment()
         repository = directory / "repository"
         for workload in workloads:
-            write_model(workload, repository / workload.name)
+            write_model(self._config(workload), repository / workload.model)
         backends = self._backends(environment, directory / "backends")
         grpc_port, http_port, metrics_port = free_ports(3)
         arguments = {
@@ -65,8 +73,18 @@ class Triton(Server):
         }
         return Launch(command, f"127.0.0.1:{grpc_port}", variables)
 
-    def _environment(self) -> Environment:
-        return peer_environment("triton", REQUIREMENTS)
+    def _config(self, workload: Workload) -> str:
+        delay = 0 if workload.name == "identity" else self._queue_delay_us
+        return f"""\
+name: "{workload.model}"
+backend: "python"
+max_batch_size: {workload.max_batch}
+input [ {{ name: "input" data_type: TYPE_FP32 dims: {workload.input_dims} }} ]
+output [ {{ name: "output" data_type: TYPE_FP32 dims: {workload.output_dims} }} ]
+instance_group [ {{ kind: KIND_CPU count: {self._instances} }} ]
+parameters {{ key: "program" value: {{ string_value: "{workload.program}" }} }}
+dynamic_batching {{ max_queue_delay_microseconds: {delay} }}
+"""
 
     def _bundle(self, environment: Environment) -> Path:
         return environment.site_packages() / "pytriton" / "tritonserver"
@@ -101,22 +119,8 @@ def check_libraries(executable: Path, library_path: str) -> None:
         raise NotRunnableError(f"{executable.name} misses {', '.join(missing)} (benchmarks/README.md: Triton)")
 
 
-def write_model(workload: Workload, directory: Path) -> None:
+def write_model(config: str, directory: Path) -> None:
     version = directory / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text("from benchmarks.runtimes.triton_model import TritonPythonModel\n")
-    (directory / "config.pbtxt").write_text(model_config(workload))
-
-
-def model_config(workload: Workload) -> str:
-    delay = 0 if workload.name == "identity" else QUEUE_DELAY_US
-    return f"""\
-name: "{workload.name}"
-backend: "python"
-max_batch_size: {MAX_BATCH}
-input [ {{ name: "input" data_type: TYPE_FP32 dims: {list(workload.item_shape)} }} ]
-output [ {{ name: "output" data_type: TYPE_FP32 dims: {list(workload.output_shape)} }} ]
-instance_group [ {{ kind: KIND_CPU count: 1 }} ]
-parameters {{ key: "program" value: {{ string_value: "{workload.program}" }} }}
-dynamic_batching {{ max_queue_delay_microseconds: {delay} }}
-"""
+    (directory / "config.pbtxt").write_text(config)

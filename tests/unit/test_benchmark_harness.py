@@ -11,19 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from open_inference import grpc_predict_v2_pb2 as pb
 
 from benchmarks.harness import load, report
 from benchmarks.harness.cpu import tree_cpu_seconds
-from benchmarks.harness.environments import NotRunnableError, last_error_line
+from benchmarks.harness.environments import NotRunnableError, last_error_line, project_environment
 from benchmarks.harness.experiment import Experiment, Outcome, Plan, ServerContender
 from benchmarks.harness.load import Load, LoadError
 from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.processes import ServerProcess
 from benchmarks.harness.samples import Sample, Samples
-from benchmarks.harness.workloads import Workload
+from benchmarks.harness.workloads import ONNX_RUNTIME, TORCH_EAGER, Workload
+from benchmarks.runtimes.program import load_program
 from benchmarks.servers.base import Launch, Server, base_environment
-from benchmarks.servers.catalogue import peers
+from benchmarks.servers.catalogue import EQUAL, PEERS, RECOMMENDED, own_servers, peers
 from benchmarks.servers.echo import GrpcAioEcho
+from benchmarks.servers.offramp import AUTO, write_model
 from benchmarks.servers.triton import check_libraries
 
 SUMMARY = """\
@@ -131,7 +134,7 @@ def test_an_executable_whose_libraries_are_all_found_is_runnable() -> None:
 
 def test_an_unknown_peer_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown peer 'tritn': expected some of triton, mlserver, kserve"):
-        peers(["tritn"])
+        peers(["tritn"], EQUAL, TORCH_EAGER)
 
 
 class Steady:
@@ -192,3 +195,48 @@ def test_a_server_that_answers_with_other_numbers_falls_out(tmp_path: Path) -> N
     outcome = Experiment(plan, Steady(1.0), tmp_path).run([GrpcAioEcho()])
     assert outcome.not_run["grpc.aio echo"] == "identity: answers differ from the model's by up to 1.0"
     assert outcome.samples == []
+
+
+@pytest.mark.parametrize("settings", PEERS)
+def test_every_peer_says_how_it_is_set_up_under_either_settings(settings: str) -> None:
+    servers = [*own_servers(settings, TORCH_EAGER), *peers(list(PEERS[settings]), settings, TORCH_EAGER)]
+    assert all(server.note and "{" not in server.note for server in servers)
+    assert len({server.name for server in servers}) == len(servers)
+
+
+def test_only_offramp_with_its_defaults_chooses_its_threads_itself() -> None:
+    [offramp, _] = own_servers(RECOMMENDED, TORCH_EAGER)
+    assert "OMP_NUM_THREADS" not in base_environment(offramp.compute_threads)
+    assert base_environment(peers(["kserve"], RECOMMENDED, TORCH_EAGER)[0].compute_threads)["OMP_NUM_THREADS"] == "1"
+
+
+def test_offramp_is_given_the_engines_own_file_and_only_the_exported_program_with_auto(tmp_path: Path) -> None:
+    for suffix in (".pt2", ".onnx"):
+        (tmp_path / f"identity{suffix}").touch()
+    workload = replace(WORKLOAD, program=tmp_path / "identity.onnx")
+    write_model(workload, ONNX_RUNTIME, tmp_path / "named")
+    write_model(workload, AUTO, tmp_path / "auto")
+    assert (tmp_path / "named" / "1" / "model.onnx").exists()
+    assert 'backend = "onnxruntime"' in (tmp_path / "named" / "model.toml").read_text()
+    assert (tmp_path / "auto" / "1" / "model.pt2").exists()
+    assert "[engine]" not in (tmp_path / "auto" / "model.toml").read_text()
+
+
+def test_a_request_of_many_items_holds_the_inputs_in_turn() -> None:
+    inputs = np.arange(16, dtype=np.float32)[:, None]
+    workload = replace(WORKLOAD, inputs=inputs, outputs=inputs, items=20)
+    request = pb.ModelInferRequest.FromString(workload.request(15))
+    values = np.frombuffer(request.raw_input_contents[0], np.float32)
+    assert list(request.inputs[0].shape) == [20, 1]
+    assert (values[0], values[1], values[16]) == (15.0, 0.0, 15.0)
+    assert workload.answer_bytes == 80
+
+
+def test_a_file_that_no_engine_runs_is_refused_with_those_that_are_run() -> None:
+    with pytest.raises(ValueError, match="expected a file that ends in"):
+        load_program("model.safetensors")
+
+
+def test_an_environment_tells_the_release_of_a_package_without_starting_it() -> None:
+    assert project_environment().version("numpy") == np.__version__
+    assert project_environment().version("no-such-package") is None
