@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from offramp_server.config import LimitSettings, Settings, WorkerSettings
 from offramp_server.errors import ConfigurationError, Unavailable
 from offramp_server.machine.cores import usable_cores
+from offramp_server.machine.plan import read_topology
 from offramp_server.model_runner import ModelRunner
 from offramp_server.preparation import Preparation
 from offramp_server.preprocess.pool import PreprocessPool
@@ -94,7 +95,7 @@ def build_core(repository: Path, settings: Settings) -> Core:
     stats = Stats()
     workers = settings.workers
     standbys = workers.standby if workers.mode == "process" else 0
-    backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats)
+    backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats, read_topology())
     models = ModelRegistry(lambda name: reader.read_model(repository, name), backend, stats)
     backend.on_change = models.show_problems
     database = open_store(repository, settings.store, (AUDITS, ROUTE_SETTINGS))
@@ -150,12 +151,13 @@ def executor_factory(settings: WorkerSettings) -> ExecutorFactory:
             'workers.mode = "process" needs Linux (memfd and eventfd); use "in-process" on this system'
         )
 
-    def make_process(name: str, scheduler: Scheduler, on_death: DeathHandler) -> ModelExecutor:
+    def make_process(name: str, scheduler: Scheduler, on_death: DeathHandler, cpus: Sequence[int]) -> ModelExecutor:
         return ProcessExecutor(
-            name, scheduler, on_death, settings.startup_timeout, settings.hang_timeout, settings.max_held_bytes
+            name, scheduler, on_death, settings.startup_timeout, settings.hang_timeout, settings.max_held_bytes, cpus
         )
 
-    def make_thread(name: str, scheduler: Scheduler, on_death: DeathHandler) -> ModelExecutor:
+    # A thread shares the processors of the whole server.
+    def make_thread(name: str, scheduler: Scheduler, on_death: DeathHandler, _: Sequence[int]) -> ModelExecutor:
         return ThreadExecutor(name, scheduler, settings.max_held_bytes)
 
     return make_process if settings.mode == "process" else make_thread

@@ -16,7 +16,7 @@ PLATFORMS = {"pt2": "pytorch_exported_program", "onnx": "onnx_onnxv1"}
 
 
 def model(loaded: LoadedModel, versions: Sequence[str]) -> EndpointInfo:
-    spec, engine = loaded.spec, loaded.report.engine
+    spec, engine = loaded.spec, loaded.engine
     return EndpointInfo(
         name=spec.name,
         versions=tuple(versions),
@@ -26,7 +26,7 @@ def model(loaded: LoadedModel, versions: Sequence[str]) -> EndpointInfo:
         inputs=spec.public_inputs,
         outputs=spec.public_outputs,
         device=engine.device,
-        instances=spec.engine.instances,
+        instances=spec.engine.instances or len(loaded.group.actives),
         max_queue_items=spec.batching.max_queue_items,
         default_timeout=spec.batching.default_timeout,
         model_filename=spec.path.name,

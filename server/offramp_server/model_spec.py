@@ -47,8 +47,8 @@ class EngineSettings:
     device: str = "auto"
     # fp32 | fp16 | bf16: what the engine computes in; the model's tensors keep their datatypes.
     precision: str = "fp32"
-    # Worker processes that its device has at least. All of them hold all models of the device.
-    instances: int = 1
+    # Worker processes that its device has at least. All of them hold all models of the device. 0: the server decides.
+    instances: int = 0
     # Intra-op threads for each instance; 0 divides the machine's cores by the number of workers.
     threads: int = 0
 

@@ -48,3 +48,24 @@ def test_a_model_is_not_closed_while_it_computes(monkeypatch: pytest.MonkeyPatch
     assert not engine.closed_under_way
     with pytest.raises(KeyError):
         host.execute(1, [])
+
+
+def test_a_model_that_is_loaded_again_is_executed_anew_and_its_old_engine_is_let_go_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engines = [SlowEngine(), SlowEngine()]
+    loading = iter(engines)
+    monkeypatch.setattr("offramp_server.workers.engines.load.load_engine", lambda *arguments: next(loading))
+    monkeypatch.setattr("offramp_server.workers.engines.warmup.warm_up", lambda *arguments: {1: 0.1})
+    host = ModelHost()
+    host.load(1, spec(), Placement("cpu", 2))
+    computing = threading.Thread(target=host.execute, args=(1, []))
+    computing.start()
+    assert engines[0].executing.wait(PATIENCE)
+    host.load(1, spec(), Placement("cpu", 1))
+    computing.join(PATIENCE)
+    assert engines[0].closed.is_set()
+    assert not engines[0].closed_under_way
+    assert not engines[1].closed.is_set()
+    host.execute(1, [])
+    assert engines[1].executing.is_set()

@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import pytest
 from eventually import PATIENCE, eventually_here
 from offramp_server.errors import LoadError
@@ -32,8 +34,8 @@ class Sink:
         self.reports.append(("lost", computing))
 
 
-def executor(sink: Sink, deaths: list[str]) -> ProcessExecutor:
-    return ProcessExecutor("test", sink, lambda member, reason: deaths.append(reason), PATIENCE, 0.0, 0)
+def executor(sink: Sink, deaths: list[str], cpus: Sequence[int] = ()) -> ProcessExecutor:
+    return ProcessExecutor("test", sink, lambda member, reason: deaths.append(reason), PATIENCE, 0.0, 0, cpus)
 
 
 def descriptors() -> set[str]:
@@ -121,3 +123,35 @@ async def test_a_worker_that_does_not_come_back_from_a_load_is_killed_and_report
     await eventually_here(lambda: bool(deaths))
     assert not worker.holds(1)
     await worker.close()
+
+
+async def test_a_worker_stays_on_the_processors_that_it_is_given_and_its_threads_as_well() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    worker = executor(Sink(), [], [cpu])
+    await worker.start()
+    try:
+        threads = os.listdir(f"/proc/{worker.process_id}/task")
+        assert len(threads) > 1
+        assert all(os.sched_getaffinity(int(thread)) == {cpu} for thread in threads)
+    finally:
+        await worker.close()
+
+
+async def test_a_worker_whose_processors_are_gone_runs_wherever_it_can() -> None:
+    worker = executor(Sink(), [], [4095])
+    await worker.start()
+    try:
+        assert worker.process_id is not None
+        assert os.sched_getaffinity(worker.process_id) == os.sched_getaffinity(0)
+    finally:
+        await worker.close()
+
+
+async def test_cuda_numbers_devices_in_a_worker_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    worker = executor(Sink(), [])
+    await worker.start()
+    try:
+        assert psutil.Process(worker.process_id).environ()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    finally:
+        await worker.close()

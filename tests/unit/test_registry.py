@@ -44,7 +44,7 @@ class FakeLoader:
             raise
         if self.fails:
             raise LoadError("no memory")
-        group = SimpleNamespace(problem=lambda handle: self.problem)
+        group = SimpleNamespace(problem=lambda handle: self.problem, report=lambda handle: None)
         self.held.append(LoadedModel(model, REPORT, cast("Any", SimpleNamespace(handle=1)), cast("Any", group)))
         return self.held[-1]
 

@@ -344,7 +344,7 @@ trained_on = "Tuesday"
             'engine.backend: expected "auto", "torch-eager", "torch-compile", "aot-inductor", ',
         ),
         ('[engine]\ndevice = "gpu"', 'engine.device: expected "auto", "cpu", "cuda" or "cuda:N", got "gpu"'),
-        ("[engine]\ninstances = 0", "engine.instances: expected a number from 1 to 256, got 0"),
+        ("[engine]\ninstances = -1", "engine.instances: expected a number from 0 to 256, got -1"),
         ("[batching]\nmax_queue_items = 0", "batching.max_queue_items: expected a number of at least 1, got 0"),
         ("[warmup]\nbatch_sizes = [0]", "warmup.batch_sizes: expected a list, each element a number of at least 1"),
         ("[warmup]\nbatch_sizes = [64]", "warmup.batch_sizes: 64 is more than max_batch_size = 16"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError, Unavailable
+from offramp_server.machine.numa import Node
+from offramp_server.machine.plan import Topology
 from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.scheduling.work import Answer
@@ -18,6 +20,9 @@ from offramp_server.telemetry.stats import Stats
 from offramp_server.workers.group import DeathHandler, WorkerGroup
 from offramp_server.workers.host import LoadReport, Placement
 from scheduling_fakes import HandClock, HandExecutor, lane, on_hand_clock, settle, spec, work
+
+FOUR_CORES = Topology(4, (Node(0, (0, 1, 2, 3)),))
+TWO_NODES = Topology(4, (Node(0, (0, 1)), Node(1, (2, 3))))
 
 REPORT = LoadReport(EngineReport("fake", "cpu", "fp32", 1, "the test said so"), {1: 0.01})
 
@@ -29,6 +34,7 @@ class FakeWorker(HandExecutor):
         super().__init__(sink, name)
         self.models: dict[int, ModelSpec] = {}
         self.placements: dict[int, Placement] = {}
+        self.cpus: tuple[int, ...] = ()
         self.alive = False
         self.process_id = None
         self._on_death = on_death
@@ -74,16 +80,17 @@ class World:
 
 
 class Bench:
-    def __init__(self, loop: HandClock, standbys: int = 1) -> None:
+    def __init__(self, loop: HandClock, standbys: int = 1, topology: Topology = FOUR_CORES) -> None:
         self.loop = loop
         self.world = World()
         self.stats = Stats()
         self.scheduler = Scheduler(self.stats, 2, loop)
-        self.group = WorkerGroup("cpu", self.scheduler, self._make, standbys, self.stats)
+        self.group = WorkerGroup("cpu", self.scheduler, self._make, standbys, self.stats, topology)
         self.group.keep_standbys()
 
-    def _make(self, name: str, scheduler: Scheduler, on_death: DeathHandler) -> FakeWorker:
+    def _make(self, name: str, scheduler: Scheduler, on_death: DeathHandler, cpus: Sequence[int]) -> FakeWorker:
         worker = FakeWorker(name, scheduler, on_death, self.world)
+        worker.cpus = tuple(cpus)
         self.world.workers.append(worker)
         return worker
 
@@ -102,11 +109,11 @@ class Bench:
         return [worker for worker in self.world.workers if worker in self.group.executors]
 
 
-def play(scenario: Callable[[Bench], Awaitable[None]], standbys: int = 1) -> None:
+def play(scenario: Callable[[Bench], Awaitable[None]], standbys: int = 1, topology: Topology = FOUR_CORES) -> None:
     loop = HandClock()
 
     async def run() -> None:
-        bench = Bench(loop, standbys)
+        bench = Bench(loop, standbys, topology)
         await scenario(bench)
         await bench.group.close()
 
@@ -125,7 +132,7 @@ def test_a_standby_comes_up_beside_the_active_worker_and_holds_the_same_models()
 
 def test_no_standby_delays_the_first_loads() -> None:
     async def scenario(bench: Bench) -> None:
-        group = WorkerGroup("cpu", bench.scheduler, bench._make, 1, bench.stats)
+        group = WorkerGroup("cpu", bench.scheduler, bench._make, 1, bench.stats, FOUR_CORES)
         await group.load(1, spec())
         await settle()
         assert (len(group.actives), len(group.standbys)) == (1, 0)
@@ -482,9 +489,125 @@ def test_as_many_workers_are_active_as_the_model_with_most_instances_asks_for_an
         await bench.group.load(1, replace(spec(), engine=EngineSettings(instances=2)))
         await settle()
         assert bench.counts == {"active": 2, "standby": 0}
-        assert all(worker.placements[1].threads >= 1 for worker in bench.members)
+        assert [worker.placements[1].threads for worker in bench.members] == [2, 2]
 
     play(scenario, standbys=0)
+
+
+def test_models_that_were_there_before_more_workers_came_give_up_threads_and_go_on_being_served() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        [first] = bench.members
+        assert first.placements[1].threads == 4
+        loads: list[tuple[str, str]] = []
+
+        async def note(worker: FakeWorker, model: ModelSpec) -> None:
+            assert bench.group.serves(1)
+            loads.append((worker.name, model.name))
+
+        bench.world.before_load = note
+        await bench.group.load(2, replace(spec(name="two"), engine=EngineSettings(instances=2)))
+        assert [(worker.placements[1].threads, worker.placements[2].threads) for worker in bench.members] == [
+            (2, 2)
+        ] * 2
+        # Before the second worker was there.
+        assert loads[0] == (first.name, "double")
+
+    play(scenario, standbys=0)
+
+
+def test_a_model_that_cannot_be_loaded_with_fewer_threads_is_served_as_it_was() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        [first] = bench.members
+
+        async def refuse(worker: FakeWorker, model: ModelSpec) -> None:
+            if worker is first and model.name == "double":
+                raise LoadError("out of memory")
+
+        bench.world.before_load = refuse
+        await bench.group.load(2, replace(spec(name="two"), engine=EngineSettings(instances=2)))
+        assert first.placements[1].threads == 4
+        assert bench.group.serves(1)
+        assert bench.counts["active"] == 2
+
+    play(scenario, standbys=0)
+
+
+def test_a_model_that_names_its_threads_keeps_them_and_too_many_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, replace(spec(), engine=EngineSettings(instances=2, threads=4)))
+        assert [worker.placements[1].threads for worker in bench.members] == [4, 4]
+
+    play(scenario, standbys=0)
+    [warning] = [record.getMessage() for record in caplog.records if "cores" in record.getMessage()]
+    assert "2 workers with 4 threads each are more than the 4 cores" in warning
+    assert "threads = 2 in [engine] would be right" in warning
+
+
+def test_more_workers_than_cores_are_warned_of_with_a_number_that_fits(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, replace(spec(), engine=EngineSettings(instances=6, threads=1)))
+        assert bench.counts["active"] == 6
+
+    play(scenario, standbys=0)
+    assert "instances = 4 and threads = 1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("engine", "seconds", "workers", "threads"),
+    [
+        (EngineSettings(), None, 1, 4),
+        (EngineSettings(), {1: 0.01, 2: 0.0099, 4: 0.0098}, 4, 1),
+        (EngineSettings(), {1: 0.01, 2: 0.006, 4: 0.0035}, 1, 4),
+        (EngineSettings(threads=2), None, 2, 2),
+        (EngineSettings(threads=9), None, 1, 9),
+        (EngineSettings(instances=3), {1: 0.01, 4: 0.01}, 3, 1),
+    ],
+)
+def test_what_a_folder_leaves_open_is_decided_by_cores_and_measurements(
+    engine: EngineSettings, seconds: dict[int, float] | None, workers: int, threads: int
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, replace(spec(), engine=engine), seconds)
+        assert bench.counts["active"] == workers
+        assert {worker.placements[1].threads for worker in bench.members} == {threads}
+
+    play(scenario, standbys=0)
+
+
+def test_a_gpu_has_one_worker_unless_a_model_asks_for_more() -> None:
+    async def scenario(bench: Bench) -> None:
+        group = WorkerGroup("cuda:0", bench.scheduler, bench._make, 0, bench.stats, TWO_NODES)
+        await group.load(1, spec(), {1: 0.01, 2: 0.01})
+        assert len(group.actives) == 1
+        assert bench.world.workers[-1].cpus == ()
+        await group.close()
+
+    play(scenario, standbys=0)
+
+
+def test_on_one_node_workers_run_wherever_they_like() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, replace(spec(), engine=EngineSettings(instances=2)))
+        assert [worker.cpus for worker in bench.members] == [(), ()]
+
+    play(scenario, standbys=0)
+
+
+def test_on_several_nodes_each_worker_stays_on_one_and_its_replacement_as_well() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        assert [worker.cpus for worker in bench.members] == [(0, 1), (2, 3)]
+        assert {worker.placements[1].threads for worker in bench.members} == {2}
+        for _ in range(2):
+            bench.members[0].kill()
+            await settle()
+            assert sorted(worker.cpus for worker in bench.members) == [(0, 1), (2, 3)]
+
+    play(scenario, standbys=0, topology=TWO_NODES)
 
 
 def test_closing_stops_every_worker_and_replaces_none() -> None:

@@ -48,7 +48,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "engine.backend": one_of(AUTO, *ALL_ENGINES),
         "engine.device": matches(r"auto|cpu|cuda(:\d+)?", '"auto", "cpu", "cuda" or "cuda:N"'),
         "engine.precision": one_of("fp32", "fp16", "bf16"),
-        "engine.instances": between(1, 256),
+        "engine.instances": between(0, 256),
         "engine.threads": between(0, 1024),
         "batching.max_queue_items": between(1),
         "batching.default_timeout": between(0),

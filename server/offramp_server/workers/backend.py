@@ -16,7 +16,9 @@ from offramp_adapters.routes.plan import Plan, Target
 from offramp_adapters.routes.strategy import Query
 from offramp_adapters.zero_shot.classifier import ZeroShot
 
+from offramp_server.engine_report import EngineReport
 from offramp_server.errors import Unavailable
+from offramp_server.machine.plan import Topology
 from offramp_server.model_spec import ModelSpec
 from offramp_server.preprocess.items import Preprocessor
 from offramp_server.preprocess.load import load_preprocessor
@@ -42,6 +44,7 @@ class LoadedModel:
     """One version of one model, warm and ready to be called."""
 
     spec: ModelSpec
+    # Of its first load.
     report: LoadReport
     lane: Lane
     group: WorkerGroup
@@ -49,6 +52,11 @@ class LoadedModel:
     preprocessor: Preprocessor | None = None
     # What becomes of the model's outputs before clients get them; None: nothing.
     head: Head | None = None
+
+    @property
+    def engine(self) -> EngineReport:
+        """What executes it now: as workers are added, each gets fewer threads."""
+        return (self.group.report(self.lane.handle) or self.report).engine
 
     @property
     def problem(self) -> str:
@@ -65,7 +73,14 @@ class LoadedModel:
 class Backend:
     """Where models are loaded."""
 
-    def __init__(self, make_executor: ExecutorFactory, standbys: int, max_attempts: int, stats: Stats) -> None:
+    def __init__(
+        self,
+        make_executor: ExecutorFactory,
+        standbys: int,
+        max_attempts: int,
+        stats: Stats,
+        topology: Topology,
+    ) -> None:
         # Called whenever there is a model that workers were replaced without, or that they have again. To be set before
         # the first load.
         self.on_change: Callable[[], None] = lambda: None
@@ -73,6 +88,7 @@ class Backend:
         self._standbys = standbys
         self._max_attempts = max_attempts
         self._stats = stats
+        self._topology = topology
         self._groups: dict[str, WorkerGroup] = {}
         self._handles = itertools.count(1)
         self._cuda: bool | None = None
@@ -128,7 +144,9 @@ class Backend:
     def _group(self, device: str) -> WorkerGroup:
         if device not in self._groups:
             scheduler = Scheduler(self._stats, self._max_attempts)
-            self._groups[device] = WorkerGroup(device, scheduler, self._make_executor, self._standbys, self._stats)
+            self._groups[device] = WorkerGroup(
+                device, scheduler, self._make_executor, self._standbys, self._stats, self._topology
+            )
             self._groups[device].on_change = self.on_change
             if self._started:
                 self._groups[device].keep_standbys()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from offramp_server.errors import LoadError, Unavailable
-from offramp_server.machine.cores import usable_cores
+from offramp_server.machine.plan import CoresPlan, Topology
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.telemetry.stats import Stats
 from offramp_server.workers.executor import ModelExecutor
 from offramp_server.workers.host import LoadReport, Placement
+from offramp_server.workers.placing import Placing
 
 FIRST_BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 10.0
@@ -28,13 +29,18 @@ MAX_RETRY_SECONDS = 60.0
 log = logging.getLogger("offramp.workers")
 
 DeathHandler = Callable[[ModelExecutor, str], None]
-ExecutorFactory = Callable[[str, Scheduler, DeathHandler], ModelExecutor]
+# With the processors that the worker is to stay on; none: all that there are.
+ExecutorFactory = Callable[[str, Scheduler, DeathHandler, Sequence[int]], ModelExecutor]
 
 
 @dataclass(slots=True)
 class _Loaded:
     spec: ModelSpec
+    # Workers and threads that it would have by itself.
+    wanted: CoresPlan
     placement: Placement
+    # Of the last load into a worker that went well.
+    report: LoadReport | None = None
     # Of the last attempt to load it again.
     error: str = ""
 
@@ -43,13 +49,20 @@ class WorkerGroup:
     """Active workers compute; standbys hold the same models and wait for an active one to die."""
 
     def __init__(
-        self, device: str, scheduler: Scheduler, make_executor: ExecutorFactory, standbys: int, stats: Stats
+        self,
+        device: str,
+        scheduler: Scheduler,
+        make_executor: ExecutorFactory,
+        standbys: int,
+        stats: Stats,
+        topology: Topology,
     ) -> None:
         # Called whenever there is a model that no worker could load again, or that one has loaded at last.
         self.on_change: Callable[[], None] = lambda: None
         self.device = device
         self.scheduler = scheduler
         self._make_executor = make_executor
+        self._placing = Placing(device, topology)
         self._standbys_later = standbys
         self._wanted_standbys = 0
         self._wanted_actives = 0
@@ -99,12 +112,21 @@ class WorkerGroup:
             return ""
         return f"no worker could load it again, which goes on being tried: {self._models[handle].error}"
 
-    async def load(self, handle: int, spec: ModelSpec) -> LoadReport:
-        """Load the model wherever it belongs. Raises LoadError, and then no worker holds it."""
+    def report(self, handle: int) -> LoadReport | None:
+        """Of the model as it is loaded now; None: it is not."""
+        return self._models[handle].report if handle in self._models else None
+
+    async def load(
+        self, handle: int, spec: ModelSpec, seconds_by_threads: Mapping[int, float] | None = None
+    ) -> LoadReport:
+        """Load the model wherever it belongs. Raises LoadError, and then no worker holds it. `seconds_by_threads`:
+        for one batch, if that was measured."""
         async with self._changes:
-            await self._grow(max(1, spec.engine.instances))
-            loaded = _Loaded(spec, Placement(self.device, self._threads(spec)))
-            report = await self._load_into_all(handle, loaded)
+            wanted = self._placing.wanted(spec.engine, seconds_by_threads)
+            await self._grow(wanted.instances)
+            self._placing.warn_of_too_many(spec, self._wanted_actives)
+            loaded = _Loaded(spec, wanted, Placement(self.device, self._threads(spec, wanted)))
+            loaded.report = report = await self._load_into_all(handle, loaded)
             self._models[handle] = loaded
         self._refill_soon()
         return report
@@ -135,9 +157,30 @@ class WorkerGroup:
     # Members
 
     async def _grow(self, actives: int) -> None:
-        self._wanted_actives = max(self._wanted_actives, actives)
+        if actives > self._wanted_actives:
+            self._wanted_actives = actives
+            # Before there are more workers: together they must not have more threads than there are cores.
+            await self._share_out_again()
         while len(self._actives) < self._wanted_actives:
             self._activate(await self._spawn(Counter()))
+
+    async def _share_out_again(self) -> None:
+        """Give each model its threads among as many workers as there are to be. It is served meanwhile."""
+        for handle, loaded in self._models.items():
+            threads = self._threads(loaded.spec, loaded.wanted)
+            if threads != loaded.placement.threads:
+                await self._load_again(handle, loaded, replace(loaded.placement, threads=threads))
+
+    async def _load_again(self, handle: int, loaded: _Loaded, placement: Placement) -> None:
+        for member in [*self._standbys, *self._actives]:
+            if member.holds(handle):
+                try:
+                    loaded.report = await member.load(handle, loaded.spec, placement)
+                except LoadError as error:
+                    # What it had it still has, or it died and its replacement will be told.
+                    log.warning("%s keeps its threads in %s: %s", _named(loaded.spec), member.name, error)
+                    return
+                loaded.placement = placement
 
     async def _spawn(self, failures: Counter[int]) -> ModelExecutor:
         """A worker that holds every model but the lost and those that have failed too often. Raises LoadError, and
@@ -154,7 +197,9 @@ class WorkerGroup:
     async def _new_worker(self) -> AsyncIterator[ModelExecutor]:
         """A worker that has started, and is closed if what is done with it fails."""
         self._spawned += 1
-        member = self._make_executor(f"{self.device}-{self._spawned}", self.scheduler, self._on_death)
+        name = f"{self.device}-{self._spawned}"
+        cpus = self._placing.cpus(name, [member.name for member in self.executors])
+        member = self._make_executor(name, self.scheduler, self._on_death, cpus)
         try:
             await member.start()
             yield member
@@ -206,10 +251,8 @@ class WorkerGroup:
         self._actives.append(member)
         self.scheduler.attach(member)
 
-    def _threads(self, spec: ModelSpec) -> int:
-        if spec.engine.threads:
-            return spec.engine.threads
-        return max(1, usable_cores() // self._wanted_actives)
+    def _threads(self, spec: ModelSpec, wanted: CoresPlan) -> int:
+        return self._placing.threads(spec.engine, wanted, self._wanted_actives)
 
     # Death and replacement
 

@@ -48,7 +48,8 @@ class ModelHost:
         self._computing = threading.Lock()
 
     def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
-        """Load and warm up. Raises LoadError. The model can be executed as soon as this returns, not before."""
+        """Load and warm up. Raises LoadError. The model can be executed as soon as this returns, not before; one that
+        is loaded already is executed as it was until then, and if this fails."""
         # Engines import torch or onnxruntime, which only a worker that needs them should pay for.
         from offramp_server.workers.engines.load import load_engine
         from offramp_server.workers.engines.warmup import warm_up
@@ -59,7 +60,11 @@ class ModelHost:
         except Exception:
             engine.close()
             raise
-        self._engines[handle] = engine
+        with self._computing:
+            before = self._engines.pop(handle, None)
+            self._engines[handle] = engine
+        if before is not None:
+            before.close()
         return LoadReport(engine.report, seconds)
 
     def unload(self, handle: int) -> None:

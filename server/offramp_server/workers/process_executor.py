@@ -51,12 +51,15 @@ class ProcessExecutor:
         startup_timeout: float,
         hang_timeout: float,
         max_held_bytes: int,
+        cpus: Sequence[int] = (),
     ) -> None:
+        """`cpus` are the processors that the worker is to stay on; none: wherever it likes."""
         self.name = name
         self._sink = sink
         self._on_death = on_death
         self._startup_timeout = startup_timeout
         self._hang_timeout = hang_timeout
+        self._cpus = cpus
         self._loop = asyncio.get_running_loop()
         self.held = HeldMemory(self._loop, max_held_bytes, self._let_go)
         # Numbers of batches whose outputs the worker need not keep, and does not know it yet.
@@ -123,10 +126,20 @@ class ProcessExecutor:
         command = [sys.executable, "-m", "offramp_server.workers.process_main", f"--parent={os.getpid()}"]
         command += [f"--control={control.fileno()}", f"--requests={self._requests}", f"--responses={self._responses}"]
         command += [f"--slab={slab}" for slab in slabs]
+        command += [f"--cpus={','.join(map(str, self._cpus))}"] if self._cpus else []
+        # NVML numbers devices like this; CUDA would put the fastest first.
+        environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ}
         inherited = (control.fileno(), self._requests, self._responses, *slabs)
         # Standard output is the front end's own: its ready line must stay alone there. A process group of its own
         # keeps the terminal's Ctrl-C away, since the front end drains before its workers stop.
-        return subprocess.Popen(command, pass_fds=inherited, stdin=subprocess.DEVNULL, stdout=STDERR, process_group=0)
+        return subprocess.Popen(
+            command,
+            env=environment,
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+            stdout=STDERR,
+            process_group=0,
+        )
 
     def kill(self, reason: str) -> None:
         """End the process now; its death is noticed and handled like any other."""

@@ -18,6 +18,7 @@ import threading
 import time
 
 from offramp_server.errors import LoadError
+from offramp_server.machine.numa import parse_cpu_list
 from offramp_server.workers import frame
 from offramp_server.workers.allocator import tune_allocator
 from offramp_server.workers.control import ControlChannel, Message, load_report_to_wire, load_request_from_wire
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
     # The terminal's Ctrl-C goes to the front end, which drains first and then stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent(options.parent)
+    _stay_on(options.cpus)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     tune_allocator()
     host = ModelHost()
@@ -50,6 +52,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--requests", type=int, required=True, help="eventfd that counts batches to compute")
     parser.add_argument("--responses", type=int, required=True, help="eventfd that counts computed batches")
     parser.add_argument("--slab", type=int, action="append", required=True, help="memfd of a slab, in order")
+    parser.add_argument("--cpus", type=parse_cpu_list, default=frozenset(), help="processors to stay on, as 0-3,8")
     return parser.parse_args(arguments)
 
 
@@ -59,6 +62,18 @@ def _die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _stay_on(cpus: frozenset[int]) -> None:
+    """Threads that are started later stay there as well. Memory comes from the node of who touches it first."""
+    if cpus:
+        try:
+            # Those of numpy's BLAS are there since it was imported.
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), cpus)
+        except OSError as error:
+            # They were taken away since the server started. It is slower, and not wrong.
+            log.warning("cannot stay on processors %s: %s", sorted(cpus), error)
 
 
 def _compute(host: ModelHost, requests: int, responses: int, slabs: list[Slab]) -> None:
