@@ -1,0 +1,239 @@
+"""Decisions that outlast the server, each with what was built for it.
+
+    <folder>/<digest of the key>/decision.json
+    <folder>/<digest of the key>/aot-inductor-x3k2/...      artifacts
+
+Several servers may use one folder at once. Each builds into folders of its own, a decision is replaced in one step,
+and artifacts are deleted only where no process holds them.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from offramp_server.engine_choice import EngineChoice
+from offramp_server.errors import ConfigurationError
+from offramp_server.tuning.decision import Decision, Measurement
+from offramp_server.tuning.key import TuningKey
+
+DECISION = "decision.json"
+_PRIVATE = 0o700
+_ROOT = 0
+
+log = logging.getLogger("offramp.engines")
+
+
+def default_folder(environment: Mapping[str, str]) -> Path:
+    """As the XDG Base Directory Specification has it."""
+    base = environment.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "offramp" / "engines"
+
+
+class EngineCache:
+    """One folder. It is made by the first decision; until then there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigurationError for a folder in which others could have put code that a worker would run."""
+        self._folder = folder
+        # In place of `folder`, where that cannot be written to.
+        self._scratch: Path | None = None
+        # Artifacts that this process may still load, by path: an open descriptor each, which carries the lock.
+        self._held: dict[Path, int] = {}
+        distrust = _distrust(folder)
+        if distrust:
+            raise ConfigurationError(f"engines.cache: {distrust}")
+
+    def find(self, key: TuningKey) -> Decision | None:
+        """What was decided; None, with the reason in the log where there is something that cannot be used."""
+        for root in filter(None, (self._scratch, self._folder)):
+            folder = root / key.digest
+            try:
+                if _distrust(root):
+                    raise PermissionError(errno.EPERM, _distrust(root))
+                decision = _read(folder, key)
+                if decision.choice.artifacts is not None:
+                    self._hold(decision.choice.artifacts)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                log.warning("%s cannot be used, the model is tuned again: %s", folder / DECISION, error)
+                continue
+            return decision
+        return None
+
+    def new_artifacts(self, key: TuningKey, label: str) -> Path:
+        """An empty folder to build into. It stays if a decision names it, and goes with `discard` otherwise."""
+        folder = self._writable_folder(key)
+        slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+        artifacts = Path(tempfile.mkdtemp(prefix=f"{slug}-", dir=folder))
+        self._hold(artifacts)
+        return artifacts
+
+    def discard(self, artifacts: Path) -> None:
+        descriptor = self._held.pop(artifacts, None)
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(artifacts, ignore_errors=True)
+
+    def remember(self, key: TuningKey, decision: Decision) -> None:
+        """Replaces what was decided before. That it could not be written is logged, and no reason not to go on."""
+        try:
+            folder = self._writable_folder(key)
+            _write(folder, key, decision)
+            self._prune(folder)
+        except OSError as error:
+            log.warning("the choice of an engine could not be kept: %s", error)
+
+    def forget(self, key: TuningKey) -> None:
+        for root in filter(None, (self._scratch, self._folder)):
+            with suppress(OSError):
+                (root / key.digest / DECISION).unlink()
+
+    def close(self) -> None:
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held = {}
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def _writable_folder(self, key: TuningKey) -> Path:
+        root = self._scratch or self._folder
+        try:
+            return _made(root / key.digest)
+        except OSError as error:
+            if self._scratch is not None:
+                raise
+            self._scratch = Path(tempfile.mkdtemp(prefix="offramp-engines-"))
+            log.warning(
+                "%s cannot be written to (%s): engines that are chosen now will be forgotten when this server stops; "
+                "set engines.cache to a folder that only this user can write to",
+                self._folder, error.strerror,
+            )  # fmt: skip
+            return _made(self._scratch / key.digest)
+
+    def _hold(self, artifacts: Path) -> None:
+        """Keep others from deleting them for as long as this process lives. Raises OSError if they do it just now."""
+        if artifacts in self._held:
+            return
+        descriptor = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except OSError:
+            # A file system without locks: then nobody deletes either.
+            pass
+        self._held[artifacts] = descriptor
+
+    def _prune(self, folder: Path) -> None:
+        """Artifacts that the decision does not name: of earlier ones, and of tunings that were cut off."""
+        with suppress(OSError, ValueError, KeyError):
+            named = json.loads((folder / DECISION).read_text(encoding="utf-8"))["choice"]["artifacts"]
+            for each in folder.iterdir():
+                if each.is_dir() and each.name != named and each not in self._held:
+                    _delete_unless_held(each)
+
+
+def _delete_unless_held(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _made(folder: Path) -> Path:
+    """Raises OSError if nothing can be written there, or if others can."""
+    folder.parent.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+    distrust = _distrust(folder.parent)
+    if distrust:
+        raise PermissionError(errno.EPERM, distrust)
+    folder.mkdir(mode=_PRIVATE, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "it may not be written to by this user", str(folder))
+    return folder
+
+
+def _distrust(folder: Path) -> str:
+    """Why nothing in it may be run; empty if it may, or if there is no such folder yet."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{folder} cannot be looked at: {error.strerror}"
+    problem = _problem(found)
+    right = "make it yours alone (chown, chmod 700), or set engines.cache to another folder"
+    return f"{folder} {problem}; {right}" if problem else ""
+
+
+def _problem(found: os.stat_result) -> str:
+    if not stat.S_ISDIR(found.st_mode):
+        return "is no folder"
+    if found.st_uid not in (os.geteuid(), _ROOT):
+        return f"belongs to user {found.st_uid}, who could put code there that this server runs"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(found.st_mode)
+        return f"has mode {mode:o}: others may write to it, and could put code there that this server runs"
+    return ""
+
+
+# The file
+
+
+def _write(folder: Path, key: TuningKey, decision: Decision) -> None:
+    artifacts = decision.choice.artifacts
+    choice = asdict(decision.choice) | {"artifacts": None if artifacts is None else artifacts.name}
+    content = {"key": key.facts, **asdict(decision), "choice": choice}
+    descriptor, partial = tempfile.mkstemp(prefix=DECISION, dir=folder)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, folder / DECISION)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+def _read(folder: Path, key: TuningKey) -> Decision:
+    """Raises OSError, ValueError, KeyError, TypeError or AttributeError."""
+    content = json.loads((folder / DECISION).read_text(encoding="utf-8"))
+    if content["key"] != key.facts:
+        raise ValueError("it was written for something else")
+    choice = content["choice"]
+    name = choice["artifacts"]
+    by_threads = {int(threads): Measurement(**each) for threads, each in content["by_threads"].items()}
+    return Decision(
+        EngineChoice(**(choice | {"artifacts": None if name is None else _artifacts(folder, name)})),
+        {label: Measurement(**each) for label, each in content["measurements"].items()},
+        by_threads,
+        bool(content["complete"]),
+    )
+
+
+def _artifacts(folder: Path, name: Any) -> Path:
+    if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_dir():
+        raise ValueError(f"its artifacts ({name}) are not there")
+    return folder / name
