@@ -21,6 +21,7 @@ from offramp_server.rpc.health_board import HealthBoard
 from offramp_server.rpc.services import RpcSettings, build_services
 from offramp_server.rpc.shared_memory import SharedMemorySettings
 from offramp_server.telemetry import logs, tracing
+from offramp_server.telemetry.gpu_monitor import GpuMonitor
 from offramp_server.telemetry.http import TelemetryServer
 from offramp_server.telemetry.prometheus import Exposition
 from offramp_server.transport.grpcio import GrpcioTransport
@@ -97,7 +98,8 @@ class Server:
         rpc_settings = _rpc_settings(settings)
         services = build_services(self.core.serving, self.health, rpc_settings, log_control, self._tracer)
         self._transport = GrpcioTransport(services, _listen_options(settings))
-        exposition = Exposition(self.core.serving.stats, gauges_of(self.core))
+        self._gpus = GpuMonitor()
+        exposition = Exposition(self.core.serving.stats, gauges_of(self.core), self._gpus.readings)
         self._http = TelemetryServer(exposition, lambda: self.core.serving.live, self._not_ready)
         self._watcher: asyncio.Task[None] | None = None
         self._draining = False
@@ -139,6 +141,7 @@ class Server:
         self.health.close()
         await self._transport.stop(STOP_GRACE_SECONDS)
         await self._http.stop()
+        self._gpus.close()
         await self.core.close()
         await asyncio.to_thread(self._tracer.close)
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version as distribution_version
+from itertools import chain
+from types import MappingProxyType
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
@@ -24,8 +26,10 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from offramp_server.errors import InvalidRequest
+from offramp_server.machine.nvml import GpuReading
 from offramp_server.telemetry.audit_metrics import follow_up_families, seen_families, store_families
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
+from offramp_server.telemetry.gpu_metrics import gpu_families, triton_gpu_families
 from offramp_server.telemetry.process import resident_bytes
 from offramp_server.telemetry.route_metrics import arm_families, load_families, setting_families
 from offramp_server.telemetry.stats import Histogram, ModelStats, Stats
@@ -33,11 +37,19 @@ from offramp_server.telemetry.triton_metrics import triton_families
 
 MODEL_LABELS = ("model", "version")
 
+GpuReader = Callable[[], Awaitable[Sequence[GpuReading]]]
+# By group.
+GPU_FAMILIES: Mapping[str, Callable[[Sequence[GpuReading]], Iterable[Metric]]] = MappingProxyType(
+    {"offramp": gpu_families, "triton": triton_gpu_families}
+)
+
 
 class Exposition:
     """What /metrics answers. It knows no global registry, so that several servers may live in one process."""
 
-    def __init__(self, stats: Stats, gauges: Gauges) -> None:
+    def __init__(self, stats: Stats, gauges: Gauges, gpus: GpuReader | None = None) -> None:
+        """`gpus` is asked once for a scrape that wants to know of them; None: there are none."""
+        self._gpus = gpus
         self._groups: Mapping[str, Collector] = {
             "offramp": OfframpCollector(stats, gauges),
             "triton": TritonCollector(stats, gauges),
@@ -55,17 +67,20 @@ class Exposition:
         encode, content_type = choose_encoder(accept)
         end = encode(_Families())
         parts = []
-        for collector in self._chosen(set(groups)):
-            for family in collector.collect():
+        chosen = self._chosen(set(groups))
+        readings = await self._gpus() if self._gpus is not None and GPU_FAMILIES.keys() & set(chosen) else ()
+        for group in chosen:
+            of_gpus = GPU_FAMILIES[group](readings) if group in GPU_FAMILIES else ()
+            for family in chain(self._groups[group].collect(), of_gpus):
                 parts.append(encode(_Families(family)).removesuffix(end))
                 await asyncio.sleep(0)
         return b"".join(parts) + end, content_type
 
-    def _chosen(self, groups: set[str]) -> Iterable[Collector]:
+    def _chosen(self, groups: set[str]) -> list[str]:
         unknown = groups - self._groups.keys()
         if unknown:
             raise InvalidRequest(f"unknown group of metrics: expected some of {', '.join(self._groups)}")
-        return [collector for name, collector in self._groups.items() if not groups or name in groups]
+        return [name for name in self._groups if not groups or name in groups]
 
 
 class _Families(Collector):
