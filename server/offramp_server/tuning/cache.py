@@ -10,13 +10,13 @@ and artifacts are deleted only where no process holds them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,6 +28,10 @@ from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import ConfigurationError
 from offramp_server.tuning.decision import Decision, Measurement
 from offramp_server.tuning.key import TuningKey
+
+# On Windows nothing is tuned.
+if sys.platform != "win32":
+    import fcntl
 
 DECISION = "decision.json"
 _PRIVATE = 0o700
