@@ -35,9 +35,9 @@ from benchmarks.harness.labelled import Examples, load_examples
 from benchmarks.harness.load import children_cpu_seconds
 from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.processes import ServerProcess
-from benchmarks.harness.report import without_home
 from benchmarks.harness.steps import Plan, Turn
 from benchmarks.harness.steps_report import FIXED, LEVELS, binned, draw, heading, phase_table
+from benchmarks.harness.tables import without_home
 from benchmarks.routes import Run, start, with_engine
 from benchmarks.runtimes.route_load import pack, unpack
 from benchmarks.servers.base import announced_target

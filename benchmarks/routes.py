@@ -38,7 +38,8 @@ from benchmarks.harness.labelled import Examples, load_examples
 from benchmarks.harness.load import children_cpu_seconds
 from benchmarks.harness.machine import Machine, describe_machine
 from benchmarks.harness.processes import ServerProcess
-from benchmarks.harness.report import NOISY, QUIET_CORES, table, without_home
+from benchmarks.harness.report import NOISY, QUIET_CORES
+from benchmarks.harness.tables import table, without_home
 from benchmarks.runtimes.route_load import pack, unpack
 from benchmarks.servers.base import announced_target, base_environment
 

@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.harness.cache import cache_directory
@@ -19,6 +20,7 @@ from benchmarks.harness.environments import REPOSITORY_ROOT
 from benchmarks.harness.experiment import Experiment, Plan, say
 from benchmarks.harness.load import H2Load, LoadError, LoadGenerator, choose_load_generator
 from benchmarks.harness.machine import describe_machine
+from benchmarks.harness.open_loop import OpenPlan
 from benchmarks.harness.report import Run, to_json, to_markdown
 from benchmarks.harness.workloads import FASHION_TEACHER, MODELS, SUFFIXES, TORCH_EAGER, Workload, load_workloads
 from benchmarks.servers.catalogue import EQUAL, PEERS, own_servers, peers
@@ -41,13 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     kind = "full" if others else "quick"
     rounds = options.rounds or (FULL_ROUNDS if others else QUICK_ROUNDS)
-    plan = Plan(workloads, options.concurrency, rounds, options.seconds)
+    open_plan = OpenPlan(rounds=options.open_rounds, seconds=options.open_seconds) if options.open else None
+    plan = Plan(workloads, options.concurrency, rounds, options.seconds, open_plan)
     machine = describe_machine()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     outcome = Experiment(plan, generator, cache_directory("runs", stamp)).run([*own, *others])
     command = shlex.join(["python", "-m", "benchmarks.serve", *given])
     names = [workload.name for workload in workloads]
-    run = Run(command, client_description(generator), machine, plan.seconds, rounds, names, plan.concurrency, outcome)
+    client = client_description(generator)
+    run = Run(command, client, machine, plan.seconds, rounds, names, plan.concurrency, outcome, open_plan)
     write(run, options.output, options.name or f"{kind}-{options.engine}-{options.settings}-{stamp}")
     # A peer may be absent; a run without Offramp or its control has failed.
     return 1 if {server.name for server in own} & set(outcome.not_run) else 0
@@ -74,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--concurrency", type=numbers, default=[1, 8, 32], help="calls in flight, e.g. 1,8,32")
     result.add_argument("--rounds", type=int, help=f"default {QUICK_ROUNDS}, with peers {FULL_ROUNDS}")
     result.add_argument("--seconds", type=float, default=2.0, help="length of one measurement, about")
+    result.add_argument("--open", action="store_true", help="an open loop at several rates after the closed one")
+    result.add_argument("--open-rounds", type=int, default=OpenPlan.rounds, help="default %(default)s")
+    result.add_argument("--open-seconds", type=float, default=OpenPlan.seconds, help="default %(default)s")
     result.add_argument("--client", choices=["auto", "h2load", "grpc"], default="auto")
     result.add_argument("--output", type=Path, default=RESULTS, help="folder for the report (default %(default)s)")
     result.add_argument("--name", help="of the report's files, instead of one with the time")
@@ -95,12 +102,29 @@ def client_description(generator: LoadGenerator) -> str:
 
 
 def write(run: Run, directory: Path, name: str) -> None:
-    report = to_markdown(run)
     directory.mkdir(parents=True, exist_ok=True)
+    report = to_markdown(run) + "".join(f"\n![{title}]({file})\n" for title, file in draw(run, directory, name))
     (directory / f"{name}.json").write_text(to_json(run))
     (directory / f"{name}.md").write_text(report)
     print(report)
     say(f"written to {directory / name}.md and .json")
+
+
+def draw(run: Run, directory: Path, name: str) -> list[tuple[str, str]]:
+    """Return what there is a picture of, and its file."""
+    if find_spec("matplotlib") is None:
+        say("no pictures: they need matplotlib (pip install -e .[compression])")
+        return []
+    from benchmarks.harness.plots import draw_closed, draw_open
+
+    drawn = []
+    if run.outcome.samples:
+        draw_closed(run, directory / f"{name}.png")
+        drawn.append(("closed loop", f"{name}.png"))
+    if run.outcome.open_samples:
+        draw_open(run.outcome.open_samples, directory / f"{name}-open.png")
+        drawn.append(("open loop", f"{name}-open.png"))
+    return drawn
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from benchmarks.harness.environments import REPOSITORY_ROOT, project_environment
 from benchmarks.harness.experiment import say
 from benchmarks.harness.labelled import Examples, load_examples
 from benchmarks.harness.machine import Machine, describe_machine
-from benchmarks.harness.report import NOISY, QUIET_CORES, table
+from benchmarks.harness.report import NOISY, QUIET_CORES
+from benchmarks.harness.tables import table
 from benchmarks.routes import START_TIMEOUT_S, WARM_UP_SHARE, Run, Turn, median, numbers, ratio, start, write
 from benchmarks.runtimes.naive_stages import LOGITS, naive
 from benchmarks.servers.base import announced_target

@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.harness.cpu import machine_busy_seconds
 from benchmarks.harness.environments import NotRunnableError
 from benchmarks.harness.load import LoadError, LoadGenerator
-from benchmarks.harness.samples import Sample
+from benchmarks.harness.open_loop import OpenPlan, OpenSample, measure_open, offered_rates
+from benchmarks.harness.samples import Sample, Samples
 from benchmarks.harness.verify import WrongAnswerError, verify
 from benchmarks.harness.workloads import MAX_BATCH, Workload
 from benchmarks.servers.base import Server
@@ -37,6 +38,8 @@ class Plan:
     concurrency: Sequence[int]
     rounds: int
     seconds: float
+    # What comes after the closed loop, if anything.
+    open: OpenPlan | None = None
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Outcome:
     """Samples of everything that ran, and the reason for each server that did not (or that fell out)."""
 
     samples: list[Sample] = field(default_factory=list)
+    open_samples: list[OpenSample] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -155,6 +159,8 @@ class Experiment:
                 self._attempt(server.name, partial(self._start, server))
             running = [server for server in servers if server.name not in self._outcome.not_run]
             self._measure([ComputeContender(compute), *(ServerContender(s, self._generator) for s in running)])
+            if self._plan.open is not None:
+                self._measure_open([server for server in running if not server.is_control], self._plan.open)
             for server in running:
                 self._attempt(server.name, partial(self._verify, server))
         finally:
@@ -205,6 +211,25 @@ class Experiment:
     def _turn(self, contender: Contender, workload: Workload, concurrency: int, turn: int) -> None:
         sample = contender.measure(workload, concurrency, self._plan.seconds, turn)
         self._outcome.samples.append(sample)
+
+    def _measure_open(self, servers: Sequence[Server], plan: OpenPlan) -> None:
+        for workload in self._plan.workloads:
+            capacities = self._capacities(servers, workload)
+            for rate in offered_rates(capacities, plan) if capacities else ():
+                say(f"measuring {workload.name}, offered {rate:g}/s")
+                for turn in range(plan.rounds):
+                    for server in servers:
+                        self._attempt(server.name, partial(self._open_turn, server, workload, rate, turn, plan))
+
+    def _capacities(self, servers: Sequence[Server], workload: Workload) -> list[float]:
+        """What each answered per second at the most concurrency, as far as it still takes part."""
+        samples, most = Samples(self._outcome.samples), max(self._plan.concurrency)
+        running = [server.name for server in servers if server.name not in self._outcome.not_run]
+        found = [samples.summary(name, workload.name, most, lambda sample: sample.rate) for name in running]
+        return [summary.median for summary in found if summary is not None]
+
+    def _open_turn(self, server: Server, workload: Workload, rate: float, turn: int, plan: OpenPlan) -> None:
+        self._outcome.open_samples.append(measure_open(server, workload, rate, turn, plan))
 
 
 def say(message: str) -> None:

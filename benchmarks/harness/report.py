@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.harness.experiment import Outcome
 from benchmarks.harness.machine import Machine
+from benchmarks.harness.open_loop import OpenPlan
+from benchmarks.harness.open_report import open_section
 from benchmarks.harness.samples import Sample, Samples, Summary
+from benchmarks.harness.tables import as_json, one_line, table, without_home
 from benchmarks.servers.offramp import IN_PROCESS, WORKER
 
 ECHO = "grpc.aio echo"
@@ -38,11 +39,15 @@ class Run:
     workloads: Sequence[str]
     concurrency: Sequence[int]
     outcome: Outcome
+    open_plan: OpenPlan | None = None
 
 
 def to_json(run: Run) -> str:
-    """Return every sample, with times in the units of their names; folders under the home are written with `~`."""
-    return without_home(json.dumps(dataclasses.asdict(run), indent=1)) + "\n"
+    """Return every sample, with times in the units of their names, null for what never ended.
+
+    Folders under the home are written with `~`.
+    """
+    return as_json(dataclasses.asdict(run))
 
 
 def to_markdown(run: Run) -> str:
@@ -51,7 +56,7 @@ def to_markdown(run: Run) -> str:
     parts += [workload_table(samples, workload, run.concurrency) for workload in run.workloads]
     parts += [ratios_to_echo(samples, run), process_hop(samples, run), against_bare_compute(samples, run)]
     parts += [against_peers(samples, run)]
-    parts += [not_run(run), servers(run)]
+    parts += [open_section(run.outcome.open_samples, run.open_plan), not_run(run), servers(run)]
     return without_home("\n".join(part for part in parts if part))
 
 
@@ -185,22 +190,3 @@ def cpu_ratio(ours: Sample, control: Sample) -> float:
 
 def show(summary: Summary | None, form: str) -> str:
     return MISSING if summary is None else format(summary.median, form)
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with its columns aligned for reading as plain text."""
-    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
-    rule = ["-" * width for width in widths]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (columns, rule, *rows)
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def without_home(text: str) -> str:
-    return text.replace(str(Path.home()), "~")

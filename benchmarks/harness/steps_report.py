@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.harness.machine import Machine
-from benchmarks.harness.report import NOISY, QUIET_CORES, table
+from benchmarks.harness.report import NOISY, QUIET_CORES
 from benchmarks.harness.steps import Columns, Plan, Turn
+from benchmarks.harness.tables import table
 
 FIXED, LEVELS = "fixed", "levels"
 PHASES = ("before", "surge", "after")

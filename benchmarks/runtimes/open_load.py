@@ -1,9 +1,11 @@
 """Open-loop load: requests come when a Poisson process says so, whether or not those before them were answered.
 
-`python -m benchmarks.runtimes.open_load TARGET SEED DEADLINE_SECONDS SECONDS:RATE [SECONDS:RATE ...]` reads serialised
+`python -m benchmarks.runtimes.open_load TARGET SEED DEADLINE_SECONDS SECONDS:RATE [SECONDS:RATE ...]`, with options for
+the number of connections and for the moment of the first phase, so that several clients begin at once, reads serialised
 requests from standard input, each behind its length (four bytes, big-endian), and sends them in a random order at the
 rates given, one after the other. It writes one line of JSON with an entry for each request (when it was due, which it
-was, how long after that it ended, and how), and behind it the answers, each behind its length; an empty one had none.
+was, how long after that it was sent, how long after that it ended, and how), and behind it the answers, each behind its
+length; an empty one had none.
 
 Time is taken from the moment at which a request was due: a client that is late itself must not make the server look
 good. A call that was not answered within the deadline is given up.
@@ -11,6 +13,7 @@ good. A call that was not answered within the deadline is given up.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -25,7 +28,6 @@ import grpc
 
 from benchmarks.runtimes.route_load import METHOD, pack, shuffled, unpack
 
-CONNECTIONS = 8
 # What a call gets that is late before it is sent.
 LEAST_SECONDS = 0.001
 
@@ -40,6 +42,8 @@ class Sent:
     due: list[float] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
+    # Of these, how long the client needed to send it.
+    late_s: list[float] = field(default_factory=list)
     statuses: list[str] = field(default_factory=list)
 
 
@@ -54,30 +58,35 @@ def arrivals(phases: Sequence[tuple[float, float]], draw: random.Random) -> Iter
         start += seconds
 
 
-async def main(target: str, seed: int, deadline: float, phases: Sequence[tuple[float, float]]) -> None:
+async def main(options: argparse.Namespace) -> None:
+    seed, deadline = options.seed, options.deadline
     requests = list(unpack(sys.stdin.buffer.read()))
     draw, order = random.Random(seed), shuffled(len(requests), seed)
     sent, answers = Sent(), list[bytes]()
-    channels = [grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(CONNECTIONS)]
+    own_pool = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.aio.insecure_channel(options.target, own_pool) for _ in range(options.connections)]
     await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    await asyncio.sleep(max(0.0, options.begin - time.time()))
     calls = itertools.cycle([channel.unary_unary(METHOD) for channel in channels])
     sent.began, started = time.time(), time.perf_counter()
 
     async def call(infer: Any, due: float, request: int) -> None:
-        left = due + deadline - (time.perf_counter() - started)
+        late = time.perf_counter() - started - due
+        left = deadline - late
         answer, status = b"", "OK"
         try:
             answer = await infer(requests[request], timeout=max(LEAST_SECONDS, left))
         except grpc.aio.AioRpcError as error:
             status = error.code().name
         sent.latencies_s.append(time.perf_counter() - started - due)
+        sent.late_s.append(late)
         sent.due.append(due)
         sent.requests.append(request)
         sent.statuses.append(status)
         answers.append(answer)
 
     async with asyncio.TaskGroup() as group:
-        for due in arrivals(phases, draw):
+        for due in arrivals(options.phases, draw):
             await asyncio.sleep(max(0.0, due - (time.perf_counter() - started)))
             group.create_task(call(next(calls), due, next(order)))
     await asyncio.gather(*(channel.close() for channel in channels))
@@ -89,5 +98,16 @@ def phase(text: str) -> tuple[float, float]:
     return float(seconds), float(rate)
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("deadline", type=float)
+    parser.add_argument("phases", type=phase, nargs="+")
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--begin", type=float, default=0.0, help="seconds since 1970; at once if that has passed")
+    return parser.parse_args(arguments)
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), list(map(phase, sys.argv[4:]))))
+    asyncio.run(main(parse(sys.argv[1:])))

@@ -35,6 +35,8 @@ class Server(ABC):
     start_timeout_s = 120.0
     # Of what computes in it, for all libraries; None: it chooses by itself.
     compute_threads: int | None = 1
+    # Whether it is there to be compared with and runs no model.
+    is_control = False
     # What runs the models in it.
     engine = ""
 

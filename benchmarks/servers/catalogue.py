@@ -37,8 +37,8 @@ MLSERVER_RECOMMENDED = (
 KSERVE_EQUAL = "no batcher in the model server; computes on its event loop, as KServe's examples do"
 KSERVE_RECOMMENDED = (
     "no batcher in the model server; computes in the event loop's thread pool, max_asyncio_workers = cores ({cores}), "
-    'one thread each ("Python Serving Runtime API"), identity on the event loop. Its `workers` multiplies the HTTP server only; for gRPC KServe '
-    "scales by pods, for which one machine of {cores} cores has no room"
+    'one thread each ("Python Serving Runtime API"), identity on the event loop. Its `workers` multiplies the HTTP '
+    "server only; for gRPC KServe scales by pods, for which one machine of {cores} cores has no room"
 )
 OFFRAMP_EQUAL = f"continuous batching up to {MAX_BATCH}, no delay timer, one thread"
 OFFRAMP_RECOMMENDED = (

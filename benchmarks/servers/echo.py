@@ -12,6 +12,7 @@ from benchmarks.servers.base import Launch, Server
 
 class GrpcAioEcho(Server):
     name = "grpc.aio echo"
+    is_control = True
     note = "decodes the request, copies its bytes into the answer; no model, no validation, no queue"
 
     def install(self) -> None:
