@@ -42,6 +42,20 @@ def write_gather(repository: Path, name: str = "gather") -> None:
     _save(repository, name, 1, helper.make_graph([node], name, [index], [row], [table]))
 
 
+def write_spread(repository: Path, name: str = "spread") -> None:
+    """y = x over FP32 [-1, 4], by way of four million copies of each element: a row takes 64 MiB while it is computed,
+    and so it is not warmed up."""
+    shape = numpy_helper.from_array(np.array([1, 1, 1 << 22], dtype=np.int64), "shape")
+    last = numpy_helper.from_array(np.array([2], dtype=np.int64), "last")
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "last"], ["narrow"]),
+        helper.make_node("Expand", ["narrow", "shape"], ["wide"]),
+        helper.make_node("ReduceMax", ["wide"], ["y"], axes=[2], keepdims=0),
+    ]
+    _save(repository, name, 1, helper.make_graph(nodes, name, [_floats("x")], [_floats("y")], [shape, last]))
+    (repository / name / "model.toml").write_text("[warmup]\niterations = 0\n")
+
+
 def write_spin(repository: Path, name: str = "spin", rounds: int = 200, config: str = "") -> None:
     """Costs the same whatever the batch: `rounds` products of 128 x 128 matrices, then x as it came, FP32 [-1, 4]."""
     identity = numpy_helper.from_array(np.eye(128, dtype=np.float32), "identity")

@@ -147,6 +147,7 @@ class Scheduler:
                 self.foreground_ns += timing.infer_ns
                 self._foreground_ended_ns = self._clock()
             lane.stats.executed(batch.items, timing.input_ns, timing.infer_ns, timing.output_ns)
+            lane.stats.out_of_memory_splits += timing.splits
             self._answer(lane, batch, outputs, timing, executor.name, kept)
         self._pump_soon()
 

@@ -26,6 +26,8 @@ class Timing:
     input_ns: int
     infer_ns: int
     output_ns: int
+    # How often it was cut in two because it needed more memory than there was.
+    splits: int = 0
 
 
 @dataclass(slots=True)

@@ -165,6 +165,12 @@ def _model_counters(models: Mapping[tuple[str, str], ModelStats]) -> Iterator[Me
     yield _requests(models)
     yield _count(models, "offramp_items", "Rows that were answered.", lambda m: m.item_count)
     yield _count(models, "offramp_executions", "Batches that were computed.", lambda m: m.execution_count)
+    yield _count(
+        models,
+        "offramp_out_of_memory_splits",
+        "How often a batch was cut in two because it needed more memory than there was.",
+        lambda m: m.out_of_memory_splits,
+    )
     yield _histogram(
         models,
         "offramp_request_duration_seconds",

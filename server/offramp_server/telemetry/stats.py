@@ -73,6 +73,8 @@ class ModelStats:
     failures: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     failure_ns: int = 0
     batches: defaultdict[int, BatchTotals] = field(default_factory=lambda: defaultdict(BatchTotals))
+    # How often a batch, or a part of one, was cut in two because it needed more memory than there was.
+    out_of_memory_splits: int = 0
     # Milliseconds since the epoch; 0: never.
     last_inference_ms: int = 0
     request_seconds: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))

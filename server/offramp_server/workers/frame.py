@@ -24,8 +24,10 @@ _TAKEN = HEADER_BYTES - 1
 
 # handle, number of tensors; of what is kept: number, outputs, those copied; batches whose outputs are let go of, offset
 _REQUEST = struct.Struct("<QHQQQHQ")
-# 0 ok | 1 failed, number of tensors or bytes of message, total bytes, input, infer and output nanoseconds
-_RESPONSE = struct.Struct("<BHQQQQ")
+# 0 ok | 1 failed, number of tensors or bytes of message, times cut for want of memory, total bytes, input, infer and
+# output nanoseconds
+_RESPONSE = struct.Struct("<BHHQQQQ")
+_MAX_SPLITS = 0xFFFF
 # datatype, number of dimensions, offset, bytes
 _TENSOR = struct.Struct("<BBQQ")
 _DATATYPE_CODES = {name: code for code, name in enumerate(DATATYPES)}
@@ -115,10 +117,16 @@ def was_taken(slab: Slab) -> bool:
 
 
 def write_outputs(
-    slab: Slab, outputs: Sequence[Tensor], input_ns: int, infer_ns: int, clock: Clock, only_kept: int = 0
+    slab: Slab,
+    outputs: Sequence[Tensor],
+    input_ns: int,
+    infer_ns: int,
+    clock: Clock,
+    only_kept: int = 0,
+    splits: int = 0,
 ) -> None:
     """Lay out the outputs of a batch over its inputs, which nobody needs any more. `only_kept`: a bit for each output
-    that does not travel."""
+    that does not travel. `splits`: how often the batch was cut in two for want of memory."""
     started = clock()
     stays = [bool(only_kept >> at & 1) for at in range(len(outputs))]
     raw = [memoryview(b"" if held else output.data).cast("B") for output, held in zip(outputs, stays, strict=True)]
@@ -130,19 +138,20 @@ def write_outputs(
     for output, data, held, (start, end) in zip(outputs, raw, stays, places, strict=True):
         position = _write_description(view, position, output, start, end - start, held)
         view[start:end] = data
-    _RESPONSE.pack_into(view, 0, 0, len(outputs), total, input_ns, infer_ns, clock() - started)
+    splits = min(splits, _MAX_SPLITS)
+    _RESPONSE.pack_into(view, 0, 0, len(outputs), splits, total, input_ns, infer_ns, clock() - started)
 
 
 def write_error(slab: Slab, message: str) -> None:
     text = message.encode(errors="replace")[:MAX_MESSAGE_BYTES]
-    _RESPONSE.pack_into(slab.view, 0, 1, len(text), HEADER_BYTES, 0, 0, 0)
+    _RESPONSE.pack_into(slab.view, 0, 1, len(text), 0, HEADER_BYTES, 0, 0, 0)
     slab.view[_RESPONSE.size : _RESPONSE.size + len(text)] = text
 
 
 def read_outcome(slab: Slab) -> Outcome:
     """Raises ValueError if what the worker wrote makes no sense: it may be about to crash."""
-    failed, count, total, input_ns, infer_ns, output_ns = _RESPONSE.unpack_from(slab.view, 0)
-    timing = Timing(input_ns, infer_ns, output_ns)
+    failed, count, splits, total, input_ns, infer_ns, output_ns = _RESPONSE.unpack_from(slab.view, 0)
+    timing = Timing(input_ns, infer_ns, output_ns, splits)
     if failed:
         text = bytes(slab.view[_RESPONSE.size : _RESPONSE.size + count]).decode(errors="replace")
         return Outcome([], timing, text)

@@ -7,14 +7,18 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from open_inference.tensor import Tensor
 
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.engine_report import EngineReport
+from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
-from offramp_server.workers.engines.base import Engine
+from offramp_server.workers.engines.base import Engine, StagedEngine
 from offramp_server.workers.kept import KeptOutputs
+from offramp_server.workers.out_of_memory import free_caches, ran_out_of_memory
+from offramp_server.workers.within_memory import WithinMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,50 +41,136 @@ class LoadReport:
     seconds_by_items: Mapping[int, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A batch that was computed."""
+
+    outputs: list[Tensor]
+    infer_ns: int
+    # How often it was cut in two because it needed more memory than there was.
+    splits: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Begun:
+    """A batch that its device is computing."""
+
+    engine: StagedEngine
+    # What the engine knows it by.
+    ticket: Any
+    started_ns: int
+
+
 class ModelHost:
     """Engines by handle. One thread executes; another may load and drop meanwhile, for other handles."""
 
     def __init__(self) -> None:
-        self._engines: dict[int, Engine] = {}
+        self._models: dict[int, WithinMemory] = {}
+        # Those whose batches may be begun before the one before is finished.
+        self.staged: set[int] = set()
         # What batches have left for later ones.
         self.kept = KeptOutputs()
         # A cancelled request ends before its batch does, and then nobody outside knows that its model still computes.
         self._computing = threading.Lock()
+        self._under_way: list[Begun] = []
+        self._one_finished = threading.Condition(self._computing)
+        self._last_finished_ns = 0
 
     def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
         """Load and warm up. Raises LoadError. The model can be executed as soon as this returns, not before; one that
         is loaded already is executed as it was until then, and if this fails."""
         # Engines import torch or onnxruntime, which only a worker that needs them should pay for.
-        from offramp_server.workers.engines.load import load_engine
         from offramp_server.workers.engines.warmup import warm_up
 
-        engine = load_engine(spec, placement.device, placement.threads, placement.choice)
+        model = WithinMemory(_loaded(spec, placement), spec)
         try:
-            seconds = warm_up(engine, spec)
+            seconds = warm_up(model, spec)
         except Exception:
-            engine.close()
+            model.close()
             raise
         with self._computing:
-            before = self._engines.pop(handle, None)
-            self._engines[handle] = engine
+            before = self._taken_out(handle)
+            self._models[handle] = model
+            if hasattr(model.engine, "begin"):
+                self.staged.add(handle)
         if before is not None:
             before.close()
-        return LoadReport(engine.report, seconds)
+        return LoadReport(model.report, seconds)
 
     def unload(self, handle: int) -> None:
         with self._computing:
-            engine = self._engines.pop(handle, None)
-        if engine is not None:
-            engine.close()
-            del engine
+            model = self._taken_out(handle)
+        if model is not None:
+            model.close()
+            del model
             # Exported programs are full of cycles, and a reload must not wait for the collector to find them.
             gc.collect()
 
-    def execute(self, handle: int, inputs: Sequence[Tensor], staying: int = 0) -> tuple[list[Tensor], int]:
-        """The outputs and the nanoseconds that they took. `staying`: a bit for each output that is needed here only.
-        Raises what the engine raises, or KeyError."""
+    def execute(self, handle: int, inputs: Sequence[Tensor], staying: int = 0) -> Computed:
+        """`staying`: a bit for each output that is needed here only. Raises what the engine raises, or KeyError."""
         with self._computing:
-            engine = self._engines[handle]
+            model = self._models[handle]
+            splits = model.splits
             started = time.monotonic_ns()
-            outputs = engine.execute(inputs, staying)
-            return outputs, time.monotonic_ns() - started
+            outputs = model.execute(inputs, staying)
+            return Computed(outputs, time.monotonic_ns() - started, model.splits - splits)
+
+    def begin(self, handle: int, inputs: Sequence[Tensor], staying: int = 0) -> Begun | None:
+        """Send a batch of a `staged` model on its way. None: it has to be executed, once what was begun is finished.
+
+        Raises what the engine raises, or KeyError.
+        """
+        with self._computing:
+            model = self._models[handle]
+            engine = cast(StagedEngine, model.engine)
+            started = time.monotonic_ns()
+            try:
+                ticket = engine.begin(inputs, staying) if model.fits(inputs) else None
+            except Exception as error:
+                if not ran_out_of_memory(error):
+                    raise
+                # When it has the device for itself it may fit, and otherwise it is cut.
+                ticket = None
+            if ticket is None:
+                return None
+            begun = Begun(engine, ticket, started)
+            self._under_way.append(begun)
+            return begun
+
+    def finish(self, begun: Begun) -> Computed:
+        """Wait for a batch, in the order in which they were begun. Raises what the engine raises."""
+        with self._computing:
+            try:
+                outputs = begun.engine.finish(begun.ticket)
+            finally:
+                self._under_way.remove(begun)
+                self._one_finished.notify_all()
+                # The device computes them one after the other: this one's time begins when the one before was done.
+                started, self._last_finished_ns = (
+                    max(begun.started_ns, self._last_finished_ns),
+                    time.monotonic_ns(),
+                )
+            return Computed(outputs, self._last_finished_ns - started)
+
+    def _taken_out(self, handle: int) -> WithinMemory | None:
+        """The model, which no batch that was begun needs any more. The lock is held, but while this waits for them."""
+        model = self._models.pop(handle, None)
+        self.staged.discard(handle)
+        while model is not None and any(begun.engine is model.engine for begun in self._under_way):
+            self._one_finished.wait()
+        return model
+
+
+def _loaded(spec: ModelSpec, placement: Placement) -> Engine:
+    from offramp_server.workers.engines.load import load_engine
+
+    try:
+        return load_engine(spec, placement.device, placement.threads, placement.choice)
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+    free_caches()
+    raise LoadError(
+        f'model "{spec.name}": its weights ({spec.size_bytes} bytes in {spec.path.name}) do not fit into what is left '
+        f"of the memory of {placement.device}; serve fewer models there, a smaller one, or with a lower precision"
+    )

@@ -15,12 +15,11 @@ import signal
 import socket
 import sys
 import threading
-import time
 
 from offramp_server.errors import LoadError
 from offramp_server.machine.numa import parse_cpu_list
-from offramp_server.workers import frame
 from offramp_server.workers.allocator import tune_allocator
+from offramp_server.workers.compute import ComputeLoop
 from offramp_server.workers.control import ControlChannel, Message, load_report_to_wire, load_request_from_wire
 from offramp_server.workers.host import ModelHost
 from offramp_server.workers.slab import Slab
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> int:
     host = ModelHost()
     control = ControlChannel(socket.socket(fileno=options.control))
     threading.Thread(target=_serve_control, args=(control, host), daemon=True).start()
-    _compute(host, options.requests, options.responses, [Slab(descriptor) for descriptor in options.slab])
+    ComputeLoop(host, options.requests, options.responses, [Slab(descriptor) for descriptor in options.slab]).run()
     return 0
 
 
@@ -74,34 +73,6 @@ def _stay_on(cpus: frozenset[int]) -> None:
         except OSError as error:
             # They were taken away since the server started. It is slower, and not wrong.
             log.warning("cannot stay on processors %s: %s", sorted(cpus), error)
-
-
-def _compute(host: ModelHost, requests: int, responses: int, slabs: list[Slab]) -> None:
-    turn = 0
-    while True:
-        os.eventfd_read(requests)
-        _compute_one(host, slabs[turn])
-        turn = (turn + 1) % len(slabs)
-        os.eventfd_write(responses, 1)
-
-
-def _compute_one(host: ModelHost, slab: Slab) -> None:
-    started = time.monotonic_ns()
-    try:
-        request = frame.read_request(slab)
-        host.kept.release(request.released)
-        keep, inputs = request.keep, host.kept.resolved(request.inputs)
-        prepared = time.monotonic_ns()
-        staying = keep.only_kept if keep else 0
-        outputs, infer_ns = host.execute(request.handle, inputs, staying)
-        frame.write_outputs(slab, outputs, prepared - started, infer_ns, time.monotonic_ns, staying)
-        if keep:
-            # Once nothing can go wrong any more: nobody would let go of it.
-            host.kept.keep(keep, outputs)
-    except Exception as error:
-        # The message goes to the caller and not into the log: libraries like to quote the values they choke on.
-        log.warning("a batch failed with %s", type(error).__name__)
-        frame.write_error(slab, f"{type(error).__name__}: {error}")
 
 
 def _serve_control(control: ControlChannel, host: ModelHost) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from open_inference.tensor import Tensor
 
@@ -31,4 +31,19 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of the model's memory."""
+        ...
+
+
+class StagedEngine(Engine, Protocol):
+    """An engine on a device of its own, which can be given the next batch while it computes one."""
+
+    def begin(self, inputs: Sequence[Tensor], staying: int = 0) -> Any:
+        """Send one batch on its way, without waiting for the device. Raises as `execute` does.
+
+        The data of `inputs` stays as it is until `finish` returns.
+        """
+        ...
+
+    def finish(self, begun: Any) -> list[Tensor]:
+        """Wait for what `begin` returned, in the order in which it was begun, and answer as `execute` does."""
         ...
