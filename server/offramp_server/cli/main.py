@@ -12,7 +12,19 @@ from offramp_client.errors import OfframpError as ServerError
 from offramp_common.errors import OfframpError
 from offramp_compression.cli import COMMANDS as COMPRESSION
 
-from offramp_server.cli import audits, bench, calibrate, check, fit_ensemble, infer, models, routes, serve, token
+from offramp_server.cli import (
+    audits,
+    bench,
+    calibrate,
+    check,
+    doctor,
+    fit_ensemble,
+    infer,
+    models,
+    routes,
+    serve,
+    token,
+)
 from offramp_server.cli.failures import Refused, UsageError
 
 OK, REFUSED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -55,7 +67,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"offramp {version('offramp')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (serve, check, models, routes, audits, infer, bench, token, calibrate, fit_ensemble, *COMPRESSION):
+    for command in (
+        serve,
+        check,
+        doctor,
+        models,
+        routes,
+        audits,
+        infer,
+        bench,
+        token,
+        calibrate,
+        fit_ensemble,
+        *COMPRESSION,
+    ):
         command.add_to(commands)
     return parser
 

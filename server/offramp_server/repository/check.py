@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from offramp_adapters.routes.plan import Target
@@ -24,6 +25,9 @@ class Report:
     lines: tuple[str, ...]
     # One sentence each; empty: everything can be served.
     problems: tuple[str, ...]
+    # Every version that could be read, and how many routes.
+    specs: tuple[ModelSpec, ...]
+    routes: int
 
 
 @dataclass(slots=True)
@@ -46,7 +50,8 @@ def check(repository: Path) -> Report:
         except OfframpError as error:
             found.problems.append(str(error))
     found.problems += _route_problems(repository, found)
-    return Report(tuple(_lines(repository, found)), tuple(found.problems))
+    specs = tuple(chain.from_iterable(found.models.values()))
+    return Report(tuple(_lines(repository, found)), tuple(found.problems), specs, len(found.routes))
 
 
 def _read(repository: Path, name: str) -> tuple[ModelSpec, ...]:

@@ -1,0 +1,50 @@
+"""Everything that `offramp doctor` looks at, in the order in which it is shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from offramp_server.config import load_settings
+from offramp_server.doctor.engines import engines, imports, lacking_engines
+from offramp_server.doctor.machine import gpus, machine
+from offramp_server.doctor.section import Section
+from offramp_server.doctor.server import broken_configuration, configuration, engine_cache, model_repository
+from offramp_server.doctor.software import software
+from offramp_server.errors import ConfigurationError
+from offramp_server.tuning.cache import DECISION, default_folder
+
+
+def examine(repository: Path | None, config: Path | None, *, import_libraries: bool = False) -> list[Section]:
+    """Takes a second; with `import_libraries` as long as importing every library of an engine does. Imports none of
+    them here."""
+    of_gpus = gpus()
+    device = "cuda:0" if of_gpus.facts["devices"] else "cpu"
+    of_repository, specs = model_repository(repository)
+    unable = lacking_engines(specs, device)
+    of_repository = replace(of_repository, warnings=(*of_repository.warnings, *unable))
+    tried = [imports()] if import_libraries else []
+    return [
+        *(software(), machine(), of_gpus, engines(device), *tried, _settings(config), of_repository),
+        engine_cache(default_folder(os.environ), DECISION),
+    ]
+
+
+def _settings(file: Path | None) -> Section:
+    try:
+        return configuration(load_settings(file), file)
+    except ConfigurationError as error:
+        return broken_configuration(error, file)
+
+
+def as_json(sections: Sequence[Section]) -> dict[str, Any]:
+    problems = [problem for section in sections for problem in section.problems]
+    return {
+        "can_start": not problems,
+        "problems": problems,
+        "warnings": [warning for section in sections for warning in section.warnings],
+        **{section.name.replace(" ", "_"): dict(section.facts) for section in sections},
+    }

@@ -1,0 +1,131 @@
+"""Whether the configuration can be used: its ports, its model repository, its engine cache."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp_server.config import ServerSettings, Settings
+from offramp_server.doctor.section import Section
+from offramp_server.errors import ConfigurationError
+from offramp_server.model_spec import ModelSpec
+
+MIB = 2**20
+
+
+def configuration(settings: Settings, file: Path | None, system: str = sys.platform) -> Section:
+    """Of settings that could be read; its ports are tried out."""
+    ports = _ports(settings.server)
+    lines = [("file", "none: defaults and the environment" if file is None else str(file))]
+    lines += [(port.key, f"{port.at}: {port.problem or 'free'}") for port in ports]
+    facts = {
+        "file": None if file is None else str(file),
+        "ports": {port.key: {"address": port.at, "problem": port.problem} for port in ports},
+    }
+    return Section("configuration", tuple(lines), facts, (*_problems(ports), *_system(settings, system)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    key: str
+    host: str
+    port: int
+    # Empty: it is free.
+    problem: str
+
+    @property
+    def at(self) -> str:
+        return f"{self.host}:{self.port}" if self.port else f"{self.host}, any port"
+
+
+def _ports(server: ServerSettings) -> list[_Port]:
+    wanted = {"grpc_port": server.grpc_port, "http_port": server.http_port}
+    return [_Port(key, server.host, port, _refused(server.host, port)) for key, port in wanted.items()]
+
+
+def _refused(host: str, port: int) -> str:
+    """Why nobody could listen there now; empty if one could."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            # As servers do: connections that were closed a moment ago do not count.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()
+    except OSError as error:
+        return "in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return ""
+
+
+def _problems(ports: list[_Port]) -> Iterator[str]:
+    for port in ports:
+        if port.problem == "in use":
+            yield (
+                f"{port.at} (server.{port.key}) is in use; stop what listens there, or set server.{port.key} to a free "
+                "port (0 takes any)"
+            )
+        elif port.problem:
+            yield (
+                f"cannot listen on {port.at} (server.{port.key}): {port.problem}; server.host has to be an address of "
+                "this machine, and ports below 1024 mostly need root"
+            )
+    grpc, http = ports
+    if grpc.port == http.port != 0:
+        yield f"server.grpc_port and server.http_port are both {grpc.port}; give each its own"
+
+
+def _system(settings: Settings, system: str) -> tuple[str, ...]:
+    if settings.workers.mode == "process" and system != "linux":
+        return ('workers.mode = "process" needs Linux (memfd and eventfd); "in-process" runs on this system',)
+    return ()
+
+
+def broken_configuration(error: ConfigurationError, file: Path | None) -> Section:
+    return Section(
+        "configuration", (("file", str(file)),), {"file": str(file), "error": str(error)}, problems=(str(error),)
+    )
+
+
+def model_repository(folder: Path | None) -> tuple[Section, tuple[ModelSpec, ...]]:
+    """What `offramp check` finds, and the versions that would be served. Only a folder that is none keeps a server from
+    starting: it serves what it can."""
+    if folder is None:
+        return Section("repository", (("none", "--model-repository DIR looks into one"),), {"folder": None}), ()
+    from offramp_server.repository.check import check
+
+    try:
+        report = check(folder)
+    except ConfigurationError as error:
+        return Section("repository", (("folder", str(folder)),), {"folder": str(folder)}, problems=(str(error),)), ()
+    models = len({spec.name for spec in report.specs})
+    found = f"{models} models, {report.routes} routes, {len(report.problems)} that cannot be served"
+    facts = {
+        "folder": str(folder),
+        "models": models,
+        "routes": report.routes,
+        "cannot_be_served": list(report.problems),
+    }
+    # Each says which model it is about, and what would be right.
+    warnings = tuple(f"a server starts without it: {problem}" for problem in report.problems)
+    return Section("repository", (("folder", str(folder)), ("holds", found)), facts, warnings=warnings), report.specs
+
+
+def engine_cache(folder: Path, marker: str) -> Section:
+    """`marker` is the file that makes a folder below `folder` an entry."""
+    try:
+        entries = sum(1 for _ in folder.glob(f"*/{marker}"))
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    except OSError as error:
+        reason = f"{folder} cannot be read: {error.strerror}"
+        right = "make it a folder of this user, or set engines.cache to one"
+        return Section("engine cache", (("folder", reason),), {"folder": str(folder), "error": reason},
+                       warnings=(f"{reason}; nothing about engines would be remembered; {right}",))  # fmt: skip
+    holds = f"{entries} decisions, {size / MIB:.1f} MiB" if folder.is_dir() else "nothing yet: it is made when needed"
+    facts = {"folder": str(folder), "entries": entries, "size_bytes": size}
+    return Section("engine cache", (("folder", str(folder)), ("holds", holds)), facts)
