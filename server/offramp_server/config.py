@@ -85,6 +85,25 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TuningSettings:
+    """`[engines]`: how the engine of a model with `backend = "auto"` is found."""
+
+    # "at-load": a model that was never seen on this machine is measured while it is loaded. "never": it gets what is
+    # remembered, or else the plain engine of its format.
+    tune: Literal["at-load", "never"] = "at-load"
+    # Where decisions are remembered, with what was built for them: a folder that nobody else can write to, since code
+    # lies there. Relative to the configuration file. Not set: offramp/engines in $XDG_CACHE_HOME or ~/.cache.
+    cache: Path | None = None
+    # What a load may spend on measuring one model, in seconds. What is not tried by then is left out; `offramp tune`
+    # takes the time that it needs.
+    budget: _Seconds = 20.0
+    # How long one step of one candidate (building, loading, answering) may take, in seconds.
+    candidate_timeout: Annotated[float, between(1)] = 300.0
+    # Resident memory that one candidate may take while it is tried, in bytes; 0: half of what is free.
+    max_memory_bytes: Annotated[int, between(0)] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSettings:
     """`[load]`: how the level of load is told at which routes do what their [load] says."""
 
@@ -201,6 +220,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
+    engines: TuningSettings = field(default_factory=TuningSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
@@ -292,7 +312,11 @@ def _resolve(settings: Settings, folder: Path) -> Settings:
     store = settings.store
     if store.path is not None and str(store.path) != IN_MEMORY:
         store = dataclasses.replace(store, path=folder / store.path)
-    return dataclasses.replace(settings, tls=tls, auth=_resolve_auth(settings.auth, folder), store=store)
+    engines = settings.engines
+    if engines.cache is not None:
+        engines = dataclasses.replace(engines, cache=folder / engines.cache)
+    auth = _resolve_auth(settings.auth, folder)
+    return dataclasses.replace(settings, tls=tls, auth=auth, store=store, engines=engines)
 
 
 def _resolve_auth(auth: AuthSettings, folder: Path) -> AuthSettings:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from offramp_server.config import LimitSettings, Settings, WorkerSettings
+from offramp_server.config import LimitSettings, Settings, TuningSettings, WorkerSettings
 from offramp_server.errors import ConfigurationError, Unavailable
 from offramp_server.machine.cores import usable_cores
+from offramp_server.machine.identity import describe_device
 from offramp_server.machine.plan import read_topology
 from offramp_server.model_runner import ModelRunner
 from offramp_server.preparation import Preparation
@@ -34,8 +36,15 @@ from offramp_server.store.epochs import Epochs
 from offramp_server.store.location import open_store
 from offramp_server.store.route_settings import ROUTE_SETTINGS, RouteSettings
 from offramp_server.telemetry.stats import Stats
+from offramp_server.tuning.cache import EngineCache, default_folder
+from offramp_server.tuning.engines import Engines
+from offramp_server.tuning.trial import StartTrial
+from offramp_server.tuning.trial_process import start_trial
+from offramp_server.tuning.tuner import Tuner
 from offramp_server.validation import Limits
 from offramp_server.workers.backend import Backend
+from offramp_server.workers.engines.catalogue import engine_kinds
+from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.executor import ModelExecutor
 from offramp_server.workers.group import DeathHandler, ExecutorFactory
 from offramp_server.workers.process_executor import ProcessExecutor
@@ -89,13 +98,16 @@ class Core:
         await self.database.close()
 
 
-def build_core(repository: Path, settings: Settings) -> Core:
+def build_core(
+    repository: Path, settings: Settings, make_engines: Callable[[TuningSettings, Stats], Engines] | None = None
+) -> Core:
     """On the running event loop. Loads nothing yet. Raises ConfigurationError."""
     reader.check_repository(repository)
     stats = Stats()
     workers = settings.workers
     standbys = workers.standby if workers.mode == "process" else 0
-    backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats, read_topology())
+    engines = (make_engines or build_engines)(settings.engines, stats)
+    backend = Backend(executor_factory(workers), standbys, workers.max_attempts, stats, read_topology(), engines)
     models = ModelRegistry(lambda name: reader.read_model(repository, name), backend, stats)
     backend.on_change = models.show_problems
     database = open_store(repository, settings.store, (AUDITS, ROUTE_SETTINGS))
@@ -129,6 +141,19 @@ def build_core(repository: Path, settings: Settings) -> Core:
         routes,
         load_monitor,
     )
+
+
+def build_engines(
+    settings: TuningSettings,
+    stats: Stats,
+    kinds: Sequence[EngineKind] | None = None,
+    start_trial: StartTrial = start_trial,
+) -> Engines:
+    """What chooses engines on this machine, of all that there are unless given. Raises ConfigurationError if the cache
+    cannot be trusted."""
+    kinds = engine_kinds() if kinds is None else kinds
+    cache = EngineCache(settings.cache or default_folder(os.environ))
+    return Engines(settings, cache, Tuner(settings, cache, stats, start_trial, kinds), describe_device, kinds, stats)
 
 
 def _follow_up_limits(limits: LimitSettings) -> FollowUpLimits:
@@ -170,9 +195,10 @@ async def serve_in_process(repository: Path | str, settings: Settings | None = N
         async with serve_in_process("models") as serving:
             response = await serving.infer(InferRequest("fashion-student", [Tensor.from_numpy("image", image)]))
 
-    Models run in a thread of this process unless `settings` say otherwise. Raises ConfigurationError.
+    Unless `settings` say otherwise, models run in a thread of this process, and none is tuned, which would take
+    processes. Raises ConfigurationError.
     """
-    settings = settings or Settings(workers=WorkerSettings(mode="in-process"))
+    settings = settings or Settings(workers=WorkerSettings(mode="in-process"), engines=TuningSettings("never"))
     core = build_core(Path(repository), settings)
     try:
         await core.load()

@@ -8,7 +8,6 @@ from offramp_server.tuning.choosing import (
     because_measured,
     because_trivial,
     contenders,
-    fewest_threads,
     full_batch,
     is_trivial,
     thread_counts,
@@ -37,12 +36,6 @@ def test_one_item_counts_as_much_as_a_full_batch() -> None:
 def test_only_what_is_near_the_best_is_looked_at_again() -> None:
     assert contenders({"plain": timed(20), "folded": timed(12.9), "compiled": timed(10)}) == ["folded", "compiled"]
     assert contenders({}) == []
-
-
-def test_the_fewest_threads_within_five_percent_of_the_best_are_taken() -> None:
-    assert fewest_threads({1: timed(20), 2: timed(11), 4: timed(10.6), 8: timed(10.5)}) == 2
-    assert fewest_threads({1: timed(20), 2: timed(12)}) == 2
-    assert fewest_threads({1: timed(10), 2: timed(12)}) == 1
 
 
 @pytest.mark.parametrize(

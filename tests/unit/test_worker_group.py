@@ -571,7 +571,7 @@ def test_what_a_folder_leaves_open_is_decided_by_cores_and_measurements(
     engine: EngineSettings, seconds: dict[int, float] | None, workers: int, threads: int
 ) -> None:
     async def scenario(bench: Bench) -> None:
-        await bench.group.load(1, replace(spec(), engine=engine), seconds)
+        await bench.group.load(1, replace(spec(), engine=engine), seconds_by_threads=seconds)
         assert bench.counts["active"] == workers
         assert {worker.placements[1].threads for worker in bench.members} == {threads}
 

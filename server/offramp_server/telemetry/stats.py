@@ -181,6 +181,11 @@ class Stats:
     worker_restarts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     # Requests that were sent to another worker after theirs died, by model.
     resends: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    # Times that candidates for an engine were compared, and that one of them was built, by model.
+    engine_tunings: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    engine_builds: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    # Times that a choice of an engine was looked for among those remembered, by outcome: hit | miss.
+    engine_lookups: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     # By (model, outcome: ok | error).
     loads: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 

@@ -208,6 +208,7 @@ def _write(folder: Path, key: TuningKey, decision: Decision) -> None:
     artifacts = decision.choice.artifacts
     choice = asdict(decision.choice) | {"artifacts": None if artifacts is None else artifacts.name}
     content = {"key": key.facts, **asdict(decision), "choice": choice}
+    del content["remembered"]
     descriptor, partial = tempfile.mkstemp(prefix=DECISION, dir=folder)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -234,6 +235,7 @@ def _read(folder: Path, key: TuningKey) -> Decision:
         {label: Measurement(**each) for label, each in content["measurements"].items()},
         by_threads,
         bool(content["complete"]),
+        remembered=True,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from offramp_server.model_spec import ModelSpec
 from offramp_server.tuning.decision import Measurement
@@ -12,8 +12,6 @@ from offramp_server.tuning.decision import Measurement
 CONTENDER = 1.3
 # A smaller difference does not replace a candidate that comes earlier, which is simpler.
 WORTHWHILE = 0.03
-# Threads that gain less than this are left to others.
-THREADS_WORTHWHILE = 0.05
 # Seconds for a full batch. What is faster gains nothing that a client would see beside the call itself, which costs as
 # much; and it is what most models of tests and examples take.
 TRIVIAL_SECONDS = 0.0005
@@ -29,12 +27,6 @@ def winner(measured: Mapping[str, Measurement]) -> str:
     """The earliest of those that nothing beats by 3 %. `measured` is in order of preference and not empty."""
     best = min(each.score for each in measured.values())
     return next(label for label, each in measured.items() if each.score * (1 - WORTHWHILE) <= best)
-
-
-def fewest_threads(measured: Mapping[int, Measurement]) -> int:
-    """The smallest number that is within 5 % of the best. `measured` is not empty."""
-    best = min(each.score for each in measured.values())
-    return min(threads for threads, each in measured.items() if each.score * (1 - THREADS_WORTHWHILE) <= best)
 
 
 def thread_counts(limit: int) -> list[int]:
@@ -84,8 +76,3 @@ def _batch(items: int) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
-
-
-def preference(labels: Sequence[str], measured: Mapping[str, Measurement]) -> dict[str, Measurement]:
-    """What was measured, in the order in which it was to be tried."""
-    return {label: measured[label] for label in labels if label in measured}

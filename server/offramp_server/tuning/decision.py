@@ -36,3 +36,5 @@ class Decision:
     by_threads: Mapping[int, Measurement] = field(default_factory=dict)
     # False: something was left out for want of time or memory, and another tuning might find more.
     complete: bool = True
+    # Whether it is of an earlier tuning.
+    remembered: bool = field(default=False, compare=False)

@@ -62,7 +62,8 @@ class Steps:
         except LoadError as error:
             return {"error": str(error)[:MAX_ERROR_CHARACTERS]}
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {error}"[:MAX_ERROR_CHARACTERS]}
+            words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return {"error": words[:MAX_ERROR_CHARACTERS]}
 
     def _build(self, message: Message) -> Message:
         _, spec, placement = load_request_from_wire(message)

@@ -20,6 +20,10 @@ class TrialFailed(Exception):
         self.passing = passing
 
 
+class TimedOut(TrialFailed):
+    """A step took longer than it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What is to be tuned."""

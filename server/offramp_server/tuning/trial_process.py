@@ -17,7 +17,7 @@ from typing import Any
 
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.tuning import guard
-from offramp_server.tuning.trial import Job, Trial, TrialFailed, TrialOptions
+from offramp_server.tuning.trial import Job, TimedOut, Trial, TrialFailed, TrialOptions
 from offramp_server.workers.control import Message, encode, load_request_to_wire
 from offramp_server.workers.host import Placement
 
@@ -102,7 +102,7 @@ class TrialProcess:
                 reply = await self._exchange({"id": number, **message})
         except TimeoutError:
             await self.close()
-            raise TrialFailed(f"was ended after {timeout:.3g} s while {_DOING[message['do']]}") from None
+            raise TimedOut(f"was ended after {timeout:.3g} s while {_DOING[message['do']]}") from None
         except OSError:
             reply = {}
         if reply.get("id") != number:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +25,8 @@ from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.scheduling.work import Answer, Work
 from offramp_server.telemetry.stats import Stats
+from offramp_server.tuning.engines import Engines
+from offramp_server.tuning.loading import EngineLoader
 from offramp_server.workers.group import ExecutorFactory, WorkerGroup
 from offramp_server.workers.host import LoadReport
 
@@ -80,6 +81,7 @@ class Backend:
         max_attempts: int,
         stats: Stats,
         topology: Topology,
+        engines: Engines,
     ) -> None:
         # Called whenever there is a model that workers were replaced without, or that they have again. To be set before
         # the first load.
@@ -90,7 +92,8 @@ class Backend:
         self._stats = stats
         self._topology = topology
         self._groups: dict[str, WorkerGroup] = {}
-        self._handles = itertools.count(1)
+        self._engines = engines
+        self._loader = EngineLoader(engines)
         self._cuda: bool | None = None
         self._started = False
 
@@ -106,9 +109,8 @@ class Backend:
         """Load and warm one version. Raises LoadError, and then nothing of it is left."""
         preprocessor = await asyncio.to_thread(load_preprocessor, spec)
         group = self._group(await self._device(spec))
-        handle = next(self._handles)
         try:
-            report = await group.load(handle, spec)
+            handle, report = await self._loader.load(group, spec)
         except BaseException:
             await self._drop_unused(group)
             raise
@@ -134,6 +136,7 @@ class Backend:
 
     async def close(self) -> None:
         await asyncio.gather(*(group.close() for group in self.groups))
+        self._engines.close()
 
     async def _drop_unused(self, group: WorkerGroup) -> None:
         """Workers of a device that its first model could not use would stay for nothing."""

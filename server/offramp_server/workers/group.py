@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
+from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import LoadError, Unavailable
 from offramp_server.machine.plan import CoresPlan, Topology
 from offramp_server.model_spec import ModelSpec
@@ -116,16 +117,34 @@ class WorkerGroup:
         """Of the model as it is loaded now; None: it is not."""
         return self._models[handle].report if handle in self._models else None
 
+    def threads_by_itself(self, spec: ModelSpec) -> int:
+        """Intra-op threads of a worker that has this model alone."""
+        return self._placing.threads_by_itself(spec.engine)
+
+    def explain(self, handle: int, choice: EngineChoice) -> LoadReport:
+        """The model stays in the engine that it has; what is said of it, now and by workers to come, is what the choice
+        says."""
+        loaded = self._models[handle]
+        assert loaded.report is not None
+        loaded.placement = replace(loaded.placement, choice=choice)
+        engine = replace(loaded.report.engine, reason=choice.reason, measured=choice.measured, rejected=choice.rejected)
+        loaded.report = replace(loaded.report, engine=engine)
+        return loaded.report
+
     async def load(
-        self, handle: int, spec: ModelSpec, seconds_by_threads: Mapping[int, float] | None = None
+        self,
+        handle: int,
+        spec: ModelSpec,
+        choice: EngineChoice | None = None,
+        seconds_by_threads: Mapping[int, float] | None = None,
     ) -> LoadReport:
-        """Load the model wherever it belongs. Raises LoadError, and then no worker holds it. `seconds_by_threads`:
-        for one batch, if that was measured."""
+        """Load the model wherever it belongs. Raises LoadError, and then no worker holds it. `choice`: what to run it
+        with, in every worker alike. `seconds_by_threads`: for one batch, if that was measured."""
         async with self._changes:
             wanted = self._placing.wanted(spec.engine, seconds_by_threads)
             await self._grow(wanted.instances)
             self._placing.warn_of_too_many(spec, self._wanted_actives)
-            loaded = _Loaded(spec, wanted, Placement(self.device, self._threads(spec, wanted)))
+            loaded = _Loaded(spec, wanted, Placement(self.device, self._threads(spec, wanted), choice))
             loaded.report = report = await self._load_into_all(handle, loaded)
             self._models[handle] = loaded
         self._refill_soon()

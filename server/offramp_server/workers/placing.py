@@ -42,6 +42,11 @@ class Placing:
         share = threads_of_each(self._topology, workers)
         return share if wanted.threads == SHARED else min(share, wanted.threads)
 
+    def threads_by_itself(self, engine: EngineSettings) -> int:
+        """Of each worker, if there were no other model on the device and nothing had been measured."""
+        wanted = self.wanted(engine, None)
+        return self.threads(engine, wanted, wanted.instances)
+
     def warn_of_too_many(self, spec: ModelSpec, workers: int) -> None:
         threads, cores = spec.engine.threads, self._topology.cores
         if self._device != "cpu" or threads * workers <= cores:

@@ -1,0 +1,167 @@
+"""Which engine a model is loaded into, and where that is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from offramp_common.engine_names import AUTO
+
+from offramp_server.config import TuningSettings
+from offramp_server.engine_choice import EngineChoice
+from offramp_server.machine.identity import UnknownDevice
+from offramp_server.model_spec import ModelSpec
+from offramp_server.telemetry.stats import Stats
+from offramp_server.tuning.cache import EngineCache
+from offramp_server.tuning.choosing import because_trivial, full_batch, is_trivial
+from offramp_server.tuning.decision import Decision
+from offramp_server.tuning.key import DescribeDevice, TuningKey, library_versions, tuning_key
+from offramp_server.tuning.trial import Job, TrialFailed
+from offramp_server.tuning.tuner import Tuner, candidates, threads_to_try
+from offramp_server.workers.engines.kind import EngineKind
+from offramp_server.workers.engines.load import plain_choice, usable_kind
+
+log = logging.getLogger("offramp.engines")
+
+
+class Engines:
+    """Decides for each model. What it decides with a digest of the model's file is remembered."""
+
+    def __init__(
+        self,
+        settings: TuningSettings,
+        cache: EngineCache,
+        tuner: Tuner,
+        describe_device: DescribeDevice,
+        kinds: Sequence[EngineKind],
+        stats: Stats,
+    ) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._tuner = tuner
+        self._describe_device = describe_device
+        self._kinds = kinds
+        self._stats = stats
+
+    async def first(self, job: Job) -> Decision | None:
+        """What is known before anything is measured: what `[engine]` names, or what is remembered; None: nothing yet.
+
+        What is named and has to be built is built. Raises LoadError if that fails.
+        """
+        if job.spec.engine.backend == AUTO:
+            return await self.remembered(job)
+        if not self._builds(job.spec):
+            return Decision(plain_choice(job.spec))
+        usable_kind(job.spec, job.device, job.spec.engine.backend, self._kinds)
+        return await self.remembered(job) or await self.build(job)
+
+    async def build(self, job: Job) -> Decision:
+        """What `[engine]` names, whatever is remembered. Raises LoadError."""
+        key = await self._key(job)
+        decision = await self._tuner.build(job, key or _unnamed(job), plain_choice(job.spec))
+        self._remember(key, decision)
+        return decision
+
+    async def better(self, job: Job, seconds_by_items: Mapping[int, float]) -> Decision:
+        """For a model that is loaded into its plain engine and takes so long for a warm batch: what to load it into
+        instead, or the same with the reason. Whatever goes wrong is a reason as well."""
+        plain = plain_choice(job.spec)
+        unchanged = self._not_to_be_tuned(job)
+        if unchanged:
+            return Decision(replace(plain, reason=unchanged))
+        if is_trivial(job.spec, seconds_by_items):
+            reason = because_trivial(job.spec, seconds_by_items[full_batch(job.spec)])
+            decision = Decision(replace(plain, reason=reason))
+            self._remember(await self._key(job), decision)
+            return decision
+        return await self.tune(job, self._settings.budget)
+
+    async def tune(self, job: Job, budget: float | None) -> Decision:
+        """Compare everything that `auto` may take, whatever is remembered. `budget` is in seconds."""
+        plain, key = plain_choice(job.spec), await self._key(job)
+        found = candidates(job.spec, job.device, self._kinds)
+        if len(found.choices) == 1 and len(threads_to_try(job)) < 2:
+            decision = Decision(replace(plain, reason="auto: the only engine for it here", rejected=found.absent))
+            self._remember(key, decision)
+            return decision
+        try:
+            decision = await self._tuner.tune(job, key or _unnamed(job), budget)
+        except TrialFailed as error:
+            return _untuned(plain, f"nothing could be compared with it, as it {error} in a trial")
+        except Exception as error:
+            # The model is served without.
+            log.exception('the engines for model "%s" could not be compared', job.spec.name)
+            return _untuned(plain, f"engines could not be compared ({type(error).__name__}; see the log)")
+        self._remember(key, decision)
+        return decision
+
+    async def could_not_load(self, job: Job, decision: Decision, error: Exception) -> Decision:
+        """The workers refuse what was decided: back to the plain engine, which they have loaded."""
+        label = decision.choice.label
+        log.warning('model "%s": %s was chosen and cannot be loaded: %s', job.spec.name, label, error)
+        said = str(error).removeprefix(f'model "{job.spec.name}": ')
+        reason = f"auto: the plain engine; {label} was faster in a trial, and no worker could load it"
+        rejected = {**decision.choice.rejected, label: said}
+        plain = replace(plain_choice(job.spec), reason=reason, measured=decision.choice.measured, rejected=rejected)
+        kept = Decision(plain, decision.measurements, complete=False)
+        self._remember(await self._key(job), kept)
+        return kept
+
+    async def forget(self, job: Job) -> None:
+        key = await self._key(job)
+        if key is not None:
+            self._cache.forget(key)
+
+    def close(self) -> None:
+        self._cache.close()
+
+    def _builds(self, spec: ModelSpec) -> bool:
+        return any(kind.name == spec.engine.backend and kind.builds(spec) for kind in self._kinds)
+
+    def _not_to_be_tuned(self, job: Job) -> str:
+        if self._settings.tune == "never" or sys.platform == "win32":
+            return plain_choice(job.spec).reason
+        if job.spec.warmup.iterations == 0:
+            return "auto: the plain engine; [warmup] iterations = 0 says that made-up inputs are not for this model"
+        return ""
+
+    # Remembering
+
+    async def remembered(self, job: Job) -> Decision | None:
+        key = await self._key(job)
+        found = None if key is None else await asyncio.to_thread(self._cache.find, key)
+        self._stats.engine_lookups["miss" if found is None else "hit"] += 1
+        return found
+
+    def _remember(self, key: TuningKey | None, decision: Decision) -> None:
+        if key is not None:
+            self._cache.remember(key, decision)
+
+    async def _key(self, job: Job) -> TuningKey | None:
+        """None: nothing can be remembered of it."""
+        if not job.spec.digest:
+            return None
+        try:
+            device = await asyncio.to_thread(self._describe_device, job.device)
+        except UnknownDevice as error:
+            log.warning('the engine of model "%s" will not be remembered: %s', job.spec.name, error)
+            return None
+        missing = {kind.name: kind.missing(job.device) for kind in self._kinds}
+        return tuning_key(job.spec, device, job.threads, missing, self._versions)
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        return library_versions()
+
+
+def _unnamed(job: Job) -> TuningKey:
+    """For what is built and not remembered."""
+    return TuningKey({"model": job.spec.name, "device": job.device})
+
+
+def _untuned(plain: EngineChoice, why: str) -> Decision:
+    return Decision(replace(plain, reason=f"auto: the plain engine; {why}"), complete=False)

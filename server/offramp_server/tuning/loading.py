@@ -1,0 +1,100 @@
+"""Loads a model into the workers of its device, with the engine that was found for it.
+
+A model that was never seen on this machine is loaded into its plain engine first: whatever goes wrong while others are
+tried, it is served.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from offramp_server.engine_choice import EngineChoice
+from offramp_server.errors import LoadError
+from offramp_server.model_spec import ModelSpec
+from offramp_server.tuning.decision import Decision
+from offramp_server.tuning.engines import Engines
+from offramp_server.tuning.trial import Job
+from offramp_server.workers.engines.load import plain_choice
+from offramp_server.workers.host import LoadReport
+
+log = logging.getLogger("offramp.engines")
+
+
+class Workers(Protocol):
+    """Those of one device (`workers.group.WorkerGroup`)."""
+
+    @property
+    def device(self) -> str: ...
+
+    def threads_by_itself(self, spec: ModelSpec) -> int:
+        """Intra-op threads of a worker that has this model alone."""
+        ...
+
+    async def load(
+        self,
+        handle: int,
+        spec: ModelSpec,
+        choice: EngineChoice | None = None,
+        seconds_by_threads: Mapping[int, float] | None = None,
+    ) -> LoadReport: ...
+
+    async def unload(self, handle: int) -> None: ...
+
+    def explain(self, handle: int, choice: EngineChoice) -> LoadReport:
+        """The model stays in the engine that it has; what is said of it is what the choice says."""
+        ...
+
+
+class EngineLoader:
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+        self._handles = itertools.count(1)
+
+    async def load(self, workers: Workers, spec: ModelSpec) -> tuple[int, LoadReport]:
+        """The model's handle in the workers, and what its load came to. Raises LoadError, and then no worker holds
+        it."""
+        job = Job(spec, workers.device, workers.threads_by_itself(spec))
+        decision = await self._engines.first(job)
+        try:
+            return await self._loaded(workers, job, decision)
+        except LoadError as error:
+            if decision is None or not decision.remembered:
+                raise
+            log.warning('model "%s": the engine that was remembered cannot be loaded any more: %s', spec.name, error)
+        await self._engines.forget(job)
+        return await self._loaded(workers, job, await self._engines.first(job))
+
+    async def _loaded(self, workers: Workers, job: Job, decision: Decision | None) -> tuple[int, LoadReport]:
+        if decision is not None:
+            return await self._into(workers, job, decision)
+        handle, report = await self._into(workers, job, Decision(plain_choice(job.spec)))
+        try:
+            return await self._improved(workers, job, handle, report)
+        except BaseException:
+            await workers.unload(handle)
+            raise
+
+    async def _improved(self, workers: Workers, job: Job, handle: int, report: LoadReport) -> tuple[int, LoadReport]:
+        decision = await self._engines.better(job, report.seconds_by_items)
+        if _is_plain(decision, job.spec):
+            return handle, workers.explain(handle, decision.choice)
+        try:
+            better = await self._into(workers, job, decision)
+        except LoadError as error:
+            kept = await self._engines.could_not_load(job, decision, error)
+            return handle, workers.explain(handle, kept.choice)
+        await workers.unload(handle)
+        return better
+
+    async def _into(self, workers: Workers, job: Job, decision: Decision) -> tuple[int, LoadReport]:
+        handle = next(self._handles)
+        seconds = {threads: each.score for threads, each in decision.by_threads.items()}
+        return handle, await workers.load(handle, job.spec, decision.choice, seconds)
+
+
+def _is_plain(decision: Decision, spec: ModelSpec) -> bool:
+    """Whether the plain engine stays, with the threads that it was given unmeasured."""
+    return decision.choice.label == plain_choice(spec).label and not decision.by_threads

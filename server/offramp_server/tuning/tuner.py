@@ -1,0 +1,182 @@
+"""Finds the fastest engine for a model on this machine, by trying those that there are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from offramp_common.engine_names import ENGINES
+
+from offramp_server.config import TuningSettings
+from offramp_server.engine_choice import EngineChoice
+from offramp_server.errors import LoadError
+from offramp_server.machine.memory import read_memory
+from offramp_server.model_spec import ModelSpec
+from offramp_server.telemetry.stats import Stats
+from offramp_server.tuning.cache import EngineCache
+from offramp_server.tuning.choosing import (
+    because_measured,
+    because_trivial,
+    full_batch,
+    is_trivial,
+    thread_counts,
+    winner,
+)
+from offramp_server.tuning.contest import Contest, ContestOptions
+from offramp_server.tuning.decision import Decision
+from offramp_server.tuning.key import TuningKey
+from offramp_server.tuning.trial import Job, StartTrial, TrialFailed
+from offramp_server.workers.engines.kind import EngineKind
+from offramp_server.workers.engines.load import ASKED_FOR
+
+# Of the memory that is free when a tuning begins, what a trial may take.
+SHARE_OF_FREE_MEMORY = 0.5
+
+log = logging.getLogger("offramp.engines")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What `auto` may take for a model, in order of preference, the plain engine first."""
+
+    choices: tuple[EngineChoice, ...]
+    # By name, engines that would be among them if they were installed, or that cannot run this model.
+    absent: dict[str, str]
+
+
+def candidates(spec: ModelSpec, device: str, kinds: Sequence[EngineKind]) -> Candidates:
+    plain = plain_engine(spec)
+    choices, absent = [plain], {}
+    for kind in kinds:
+        variants = kind.variants(spec, device) if kind.name in ENGINES[spec.format] else ()
+        problem = kind.missing(device) or kind.refusal(spec, device) if variants else ""
+        if problem:
+            absent[kind.name] = problem
+        else:
+            choices += [choice for choice in (EngineChoice(kind.name, each) for each in variants) if choice != plain]
+    return Candidates(tuple(choices), absent)
+
+
+def plain_engine(spec: ModelSpec) -> EngineChoice:
+    """What runs the format as it is: all others are compared with its answers."""
+    return EngineChoice(ENGINES[spec.format][0])
+
+
+class Tuner:
+    """One tuning at a time: two of them would measure each other."""
+
+    def __init__(
+        self,
+        settings: TuningSettings,
+        cache: EngineCache,
+        stats: Stats,
+        start_trial: StartTrial,
+        kinds: Sequence[EngineKind],
+    ) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._stats = stats
+        self._start_trial = start_trial
+        self._kinds = kinds
+        self._turn = asyncio.Lock()
+
+    async def tune(self, job: Job, key: TuningKey, budget: float | None) -> Decision:
+        """Try whatever `auto` may take. `budget`: seconds, None: as many as it needs.
+
+        Raises TrialFailed if not even the plain engine could be tried.
+        """
+        async with self._contest(job, key, budget) as contest:
+            self._stats.engine_tunings[job.spec.name] += 1
+            found = candidates(job.spec, job.device, self._kinds)
+            plain = found.choices[0]
+            contest.rejected |= found.absent
+            await contest.begin(plain)
+            seconds = contest.measured[plain.label].full
+            if is_trivial(job.spec, {full_batch(job.spec): seconds}):
+                return Decision(replace(plain, reason=because_trivial(job.spec, seconds)), contest.measured)
+            for choice in found.choices[1:]:
+                await contest.enter(choice)
+            await contest.compare_the_best()
+            chosen = contest.choice(winner(contest.measured)) if contest.measured else plain
+            return await self._decided(job, contest, chosen, plain)
+
+    async def _decided(self, job: Job, contest: Contest, chosen: EngineChoice, plain: EngineChoice) -> Decision:
+        if chosen.label not in contest.measured:
+            raise TrialFailed(contest.rejected.get(plain.label, "could not be timed"))
+        by_threads = await contest.by_threads(chosen, threads_to_try(job))
+        reason = because_measured(job.spec, chosen.label, plain.label, contest.measured)
+        contest.keep(chosen)
+        return Decision(
+            replace(chosen, reason=reason, measured=contest.seconds(), rejected=dict(contest.rejected)),
+            dict(contest.measured),
+            by_threads,
+            contest.complete,
+        )
+
+    async def build(self, job: Job, key: TuningKey, choice: EngineChoice) -> Decision:
+        """Build what was asked for by name, and see that it answers as the plain engine does. Raises LoadError."""
+        plain = plain_engine(job.spec)
+        async with self._contest(job, key, None) as contest:
+            try:
+                await contest.begin(plain)
+            except TrialFailed as error:
+                raise LoadError(
+                    f'model "{job.spec.name}": engine "{choice.label}" cannot be checked, as {plain.label} {error}'
+                ) from error
+            await contest.enter(choice)
+            if choice.label not in contest.measured:
+                reason = contest.rejected[choice.label]
+                raise LoadError(f'model "{job.spec.name}": engine "{choice.label}" {reason}')
+            built = contest.choice(choice.label)
+            contest.keep(built)
+            return Decision(replace(built, reason=ASKED_FOR, measured=contest.seconds()), dict(contest.measured))
+
+    @asynccontextmanager
+    async def _contest(self, job: Job, key: TuningKey, budget: float | None) -> AsyncIterator[Contest]:
+        async with self._turn:
+            with tempfile.TemporaryDirectory(prefix="offramp-tuning-", ignore_cleanup_errors=True) as folder:
+                contest = Contest(
+                    job,
+                    self._kinds,
+                    self._start_trial,
+                    ContestOptions(Path(folder), self._settings.candidate_timeout, budget, self._max_memory()),
+                    _Builds(self._cache, key, job.spec, self._stats),
+                )
+                try:
+                    yield contest
+                finally:
+                    await contest.close()
+
+    def _max_memory(self) -> int:
+        if self._settings.max_memory_bytes:
+            return self._settings.max_memory_bytes
+        return int((read_memory().available or 0) * SHARE_OF_FREE_MEMORY)
+
+
+def threads_to_try(job: Job) -> list[int]:
+    """None where model.toml says how many, or where they hardly compute."""
+    engine = job.spec.engine
+    return [] if engine.threads or engine.instances or job.device != "cpu" else thread_counts(job.threads)
+
+
+class _Builds:
+    """Where candidates are built, and how often."""
+
+    def __init__(self, cache: EngineCache, key: TuningKey, spec: ModelSpec, stats: Stats) -> None:
+        self._cache = cache
+        self._key = key
+        self._model = spec.name
+        self._stats = stats
+
+    def begin(self, label: str) -> Path:
+        """Raises OSError."""
+        self._stats.engine_builds[self._model] += 1
+        return self._cache.new_artifacts(self._key, label)
+
+    def discard(self, artifacts: Path) -> None:
+        self._cache.discard(artifacts)
