@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from offramp_server.endpoints import EndpointInfo
+from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import ModelSpec
 from offramp_server.routing.binding import BoundModel, BoundRoute
 from offramp_server.workers.backend import LoadedModel
@@ -33,10 +34,7 @@ def model(loaded: LoadedModel, versions: Sequence[str]) -> EndpointInfo:
         parameters={
             **spec.metadata,
             **_ends(spec),
-            "engine": engine.backend,
-            "engine_reason": engine.reason,
-            "precision": engine.precision,
-            "threads": str(engine.threads),
+            **_engine(engine),
             "sha256": spec.digest,
             "size_bytes": str(spec.size_bytes),
         },
@@ -70,6 +68,19 @@ def _target(target: BoundModel | BoundRoute, version: str) -> EndpointInfo:
         return route(target, version)
     assert target.model is not None
     return model(target.model, ())
+
+
+def _engine(engine: EngineReport) -> dict[str, str]:
+    """What runs the model and why, with what each candidate needed for a full batch or what was wrong with it."""
+    return {
+        "engine": engine.backend,
+        "engine.variant": engine.variant,
+        "engine.reason": engine.reason,
+        "engine.threads": str(engine.threads),
+        "engine.precision": engine.precision,
+        **{f"engine.measured.{label}": f"{seconds * 1e3:.3g} ms" for label, seconds in engine.measured.items()},
+        **{f"engine.rejected.{label}": reason for label, reason in engine.rejected.items()},
+    }
 
 
 def _ends(spec: ModelSpec) -> dict[str, str]:

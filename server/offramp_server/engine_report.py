@@ -22,3 +22,7 @@ class EngineReport:
     variant: str = ""
     # Candidates that were not taken, by label, and why.
     rejected: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.backend} ({self.variant})" if self.variant else self.backend

@@ -171,11 +171,13 @@ class ModelRegistry:
             self._show(model)
         self.on_change()
         for model in loaded:
-            engine = model.report.engine
+            engine = model.engine
             log.info(
                 'model "%s" version %s is ready: %s on %s, %s, %s',
-                name, model.spec.version, engine.backend, engine.device, engine.precision, engine.reason,
+                name, model.spec.version, engine.label, engine.device, engine.precision, engine.reason,
             )  # fmt: skip
+            for label, reason in engine.rejected.items():
+                log.info('model "%s" version %s: %s was not taken: %s', name, model.spec.version, label, reason)
         self._retire(name, old.values())
 
     async def _unload(self, name: str) -> None:

@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 from offramp_server.errors import InvalidRequest
 from offramp_server.machine.nvml import GpuReading
 from offramp_server.telemetry.audit_metrics import follow_up_families, seen_families, store_families
+from offramp_server.telemetry.engine_metrics import engine_families
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
 from offramp_server.telemetry.gpu_metrics import gpu_families, triton_gpu_families
 from offramp_server.telemetry.process import resident_bytes
@@ -121,6 +122,7 @@ class OfframpCollector(Collector):
         yield from _model_counters(with_unused(self._stats, models))
         yield from _model_gauges(models)
         yield from _server_counters(self._stats, models)
+        yield from engine_families(self._stats, models)
         yield from load_families(self._stats, self._gauges.load_level())
         routes = list(self._gauges.routes())
         yield from arm_families(self._stats, routes)
