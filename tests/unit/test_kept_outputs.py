@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from engine_models import AddSub, export_pt2, model_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from offramp_adapters.routes.held import Held
-from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.held import Keep, KeptBatch, KeptRow
-from offramp_server.workers.engines.load import load_engine
 from offramp_server.workers.engines.on_device import DeviceTensor
-from offramp_server.workers.engines.torch_eager import TorchEngine
 from offramp_server.workers.kept import HeldInput, KeptOutputs, Place, pack_places, places_of, unpack_places
 from open_inference.tensor import Tensor
-from torch import nn
 
 ROWS = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
 
@@ -124,48 +118,3 @@ def test_rows_that_are_not_alike_cannot_be_joined(home: str, datatype: str, shap
 
 def batch_numbered(number: int) -> KeptBatch:
     return cast(KeptBatch, SimpleNamespace(number=number))
-
-
-def leaving(spec: ModelSpec) -> TorchEngine:
-    """One that leaves outputs where it computes, as it would on a GPU."""
-    engine = load_engine(spec, "cpu", 1)
-    assert isinstance(engine, TorchEngine)
-    engine._leaves_outputs = True
-    return engine
-
-
-def test_an_output_that_stays_is_left_on_the_device_and_computed_with_from_there(tmp_path: Path) -> None:
-    path = export_pt2(tmp_path / "addsub.pt2", AddSub(), (torch.zeros(2, 4), torch.zeros(2, 4)))
-    engine = leaving(model_spec(path, ["a FP32 4", "b FP32 4"], ["sum FP32 4", "difference FP32 4"]))
-    a, b = (np.random.default_rng(seed).random((3, 4), np.float32) for seed in (1, 2))
-    total, difference = engine.execute([Tensor.from_numpy("a", a), Tensor.from_numpy("b", b)], 0b01)
-    assert isinstance(total, DeviceTensor)
-    assert (total.datatype, total.shape, len(total.data)) == ("FP32", (3, 4), 0)
-    assert difference.numpy().tolist() == (a - b).tolist()
-    again, _ = engine.execute([total, Tensor.from_numpy("b", b)])
-    assert again.numpy().tolist() == ((a + b) + b).tolist()
-
-
-class AddInPlace(nn.Module):
-    """Writes to what it is given, and answers with a buffer of its own."""
-
-    total: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("total", torch.zeros(1, 4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x.add_(1)
-        self.total.add_(x.sum(0, keepdim=True))
-        return self.total
-
-
-def test_what_stays_is_not_written_to_by_later_batches(tmp_path: Path) -> None:
-    path = export_pt2(tmp_path / "inplace.pt2", AddInPlace(), (torch.zeros(1, 4),), batch=0)
-    engine = leaving(model_spec(path, ["x FP32 1 4"], ["total FP32 1 4"], 0, backend="torch-eager"))
-    [first] = engine.execute([Tensor.from_numpy("x", np.zeros((1, 4), np.float32))], 1)
-    [second] = engine.execute([first], 1)
-    assert isinstance(first, DeviceTensor)
-    assert isinstance(second, DeviceTensor)
-    assert (first.value.tolist(), second.value.tolist()) == ([[1.0] * 4], [[3.0] * 4])

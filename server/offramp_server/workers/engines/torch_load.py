@@ -15,10 +15,14 @@ import torch.ao.quantization.fx._decomposed
 from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
+from offramp_server.workers.engines.accelerator import Accelerator, CudaAccelerator
+from offramp_server.workers.engines.base import Engine
+from offramp_server.workers.engines.device_engine import DeviceEngine, DeviceProgram, Forward
+from offramp_server.workers.engines.graph_buckets import GraphBuckets
 from offramp_server.workers.engines.kind import EngineRequest
-from offramp_server.workers.engines.program import ExportedProgram, load_exported, move, program_of
+from offramp_server.workers.engines.program import ExportedProgram, Program, load_exported, move, program_of
 from offramp_server.workers.engines.torch_compile import compile_program
-from offramp_server.workers.engines.torch_eager import TorchEngine, computing_in
+from offramp_server.workers.engines.torch_eager import TorchEngine, computing_in, release
 from offramp_server.workers.engines.torch_rewrite import rewritten_program
 
 # torch traces programs with state of the whole process: of two threads that load or compile at once, one fails
@@ -26,20 +30,56 @@ from offramp_server.workers.engines.torch_rewrite import rewritten_program
 TRACING = threading.Lock()
 
 
-def load_eager(request: EngineRequest) -> TorchEngine:
+def load_eager(request: EngineRequest) -> Engine:
     """The variants of torch-eager. Raises LoadError."""
     with _loading(request) as (exported, report):
-        return TorchEngine(request.spec, rewritten_program(exported, request.spec, request.choice.variant), report)
+        return _engine(request.spec, rewritten_program(exported, request.spec, request.choice.variant), report)
 
 
-def load_compiled(request: EngineRequest) -> TorchEngine:
+def load_compiled(request: EngineRequest) -> Engine:
     """torch.compile, which takes seconds to minutes. Raises LoadError."""
     with _loading(request) as (exported, report):
         program = program_of(exported, request.spec)
         device = torch.device(report.device)
         with torch.inference_mode(), computing_in(report.precision, device):
             forward = compile_program(request.spec, program, device)
-        return TorchEngine(request.spec, program, report, forward)
+        return _engine(request.spec, program, report, forward)
+
+
+def load_captured(request: EngineRequest) -> Engine:
+    """The variants of cuda-graphs, which take some runs of each batch size. Raises LoadError."""
+    with _loading(request) as (exported, report):
+        accelerator = CudaAccelerator(torch.device(report.device))
+        program = rewritten_program(exported, request.spec, request.choice.variant)
+        return graph_engine(request.spec, program, report, accelerator)
+
+
+def graph_engine(spec: ModelSpec, program: Program, report: EngineReport, accelerator: Accelerator) -> DeviceEngine:
+    """The program captured for every batch size. Raises LoadError."""
+    # What is cast while it is captured lives in the graph; a cast that was remembered before would be freed too early.
+    with torch.inference_mode():
+        graphs = GraphBuckets(
+            spec, program, accelerator, lambda: computing_in(report.precision, accelerator.device, remember=False)
+        )
+
+    def close() -> None:
+        graphs.close()
+        release(program)
+
+    captured = DeviceProgram(graphs, list(program.kept()), answers_are_overwritten=True, close=close)
+    return DeviceEngine(spec, captured, report, accelerator)
+
+
+def _engine(spec: ModelSpec, program: Program, report: EngineReport, forward: Forward | None = None) -> Engine:
+    if report.device == "cpu":
+        return TorchEngine(spec, program, report, forward)
+    on_device = DeviceProgram(
+        forward or program,
+        list(program.kept()),
+        writes_to_inputs=program.writes_in_place,
+        close=lambda: release(program),
+    )
+    return DeviceEngine(spec, on_device, report, CudaAccelerator(torch.device(report.device)))
 
 
 @contextmanager
