@@ -23,7 +23,7 @@ from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.open_loop import OpenPlan
 from benchmarks.harness.report import Run, to_json, to_markdown
 from benchmarks.harness.workloads import FASHION_TEACHER, MODELS, SUFFIXES, TORCH_EAGER, Workload, load_workloads
-from benchmarks.servers.catalogue import EQUAL, PEERS, own_servers, peers
+from benchmarks.servers.catalogue import EQUAL, PEERS, RECOMMENDED, own_servers, peers
 
 QUICK_WORKLOADS = ("identity", "student")
 QUICK_ROUNDS, FULL_ROUNDS = 3, 5
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
     result.add_argument("--peers", type=words, default=[], help=f"comma-separated: {','.join(PEERS[EQUAL])}")
     result.add_argument("--engine", choices=list(SUFFIXES), default=TORCH_EAGER, help="default %(default)s")
-    result.add_argument("--settings", choices=list(PEERS), default=EQUAL, help="default %(default)s")
+    result.add_argument("--settings", choices=[EQUAL, RECOMMENDED], default=EQUAL, help="default %(default)s")
     result.add_argument("--repository", type=Path, help=f"has {FASHION_TEACHER}, which is measured too then")
     result.add_argument("--workloads", type=words, help=f"comma-separated: {','.join((*MODELS, FASHION_TEACHER))}")
     result.add_argument("--concurrency", type=numbers, default=[1, 8, 32], help="calls in flight, e.g. 1,8,32")

@@ -1,4 +1,4 @@
-"""CPU time of a server's whole process tree and of the machine, from /proc (Linux)."""
+"""CPU time and memory of a server's whole process tree and CPU time of the machine, from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,19 @@ def tree_pids(root: int) -> list[int]:
     """Return the ids of `root` and of everything it started that still runs."""
     stats = {stat.pid: stat for stat in all_processes()}
     return [stat.pid for stat in stats.values() if belongs(stat, root, stats)]
+
+
+def tree_memory_bytes(root: int) -> int:
+    """Return the memory of process `root` and everything it started; pages that they share count once (PSS)."""
+    return sum(proportional_set_bytes(pid) for pid in tree_pids(root))
+
+
+def proportional_set_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def machine_busy_seconds() -> float:

@@ -21,7 +21,7 @@ from benchmarks.harness.load import LoadError, LoadGenerator
 from benchmarks.harness.open_loop import OpenPlan, OpenSample, measure_open, offered_rates
 from benchmarks.harness.samples import Sample, Samples
 from benchmarks.harness.verify import WrongAnswerError, verify
-from benchmarks.harness.workloads import MAX_BATCH, Workload
+from benchmarks.harness.workloads import Workload
 from benchmarks.servers.base import Server
 from benchmarks.servers.compute import BareCompute
 
@@ -121,20 +121,21 @@ class ComputeContender:
         return True
 
     def measure(self, workload: Workload, concurrency: int, seconds: float, turn: int) -> Sample:
-        batch = min(concurrency, MAX_BATCH)
+        batch = min(concurrency * workload.items, workload.max_batch)
         busy, started = machine_busy_seconds(), time.monotonic()
         timing = self._compute.time_calls(workload, batch, seconds)
         others = machine_busy_seconds() - busy - timing.cpu_s
         taken = np.array(timing.seconds)
+        answers = batch / workload.items * len(taken)
         return Sample(
             server=self.name,
             workload=workload.name,
             concurrency=concurrency,
             round=turn,
-            rate=batch * len(taken) / float(taken.sum()),
+            rate=answers / float(taken.sum()),
             p50_ms=float(np.percentile(taken, 50)) * 1e3,
             p99_ms=float(np.percentile(taken, 99)) * 1e3,
-            cpu_us=timing.cpu_s / (batch * len(taken)) * 1e6,
+            cpu_us=timing.cpu_s / answers * 1e6,
             client_cpu_us=0.0,
             other_cores=max(0.0, others) / (time.monotonic() - started),
             calls=len(taken),

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.environments import REPOSITORY_ROOT
 from benchmarks.harness.workloads import Workload
+from benchmarks.runtimes.route_load import METHOD, pack
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
 RUN_TIMEOUT_S = 300
 
 
@@ -104,13 +105,17 @@ class GrpcClient:
 
     name = "grpc.aio client"
 
+    def __init__(self, requests: Sequence[bytes] = ()) -> None:
+        """Sends `requests` in turn; without any, the workload's first."""
+        self._requests = list(requests)
+
     def run(self, target: str, workload: Workload, concurrency: int, calls: int) -> Load:
         before = children_cpu_seconds()
         module = "benchmarks.runtimes.grpc_load"
         arguments = [target, str(concurrency), str(calls), str(workload.answer_bytes)]
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
-            input=workload.request(0),
+            input=pack(self._requests or [workload.request(0)]),
             capture_output=True,
             cwd=REPOSITORY_ROOT,
             timeout=RUN_TIMEOUT_S,

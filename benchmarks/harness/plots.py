@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from benchmarks.harness.open_loop import OpenSample
-from benchmarks.harness.report import BARE, Run
+from benchmarks.harness.report import BARE, ECHO, Run
 from benchmarks.harness.samples import Samples
-from benchmarks.servers.offramp import WORKER
+from benchmarks.servers.offramp import IN_PROCESS, WORKER
 
 BAR_WIDTH = 0.8
+FIXED_COLOURS: Mapping[str, str] = {
+    WORKER: "tab:red", IN_PROCESS: "lightcoral", BARE: "lightgrey", ECHO: "dimgrey", "Triton": "tab:green",
+    "MLServer": "tab:blue", "KServe": "tab:orange",
+}  # fmt: skip
+COLOURS = ("deepskyblue", "tab:purple", "tab:olive", "tab:pink", "tab:brown")
 COLUMN_INCHES, ROW_INCHES = 5.5, 3.6
 
 
 def draw_closed(run: Run, path: Path) -> None:
     """Answers per second by workload and concurrency, one colour for each server."""
     samples = Samples(run.outcome.samples)
-    colours = colours_of(dict.fromkeys(sample.server for sample in run.outcome.samples))
+    colours = colours_of(sample.server for sample in run.outcome.samples)
     figure, axes = grid(len(run.workloads))
     for plot, workload in zip(axes, run.workloads, strict=False):
         draw_bars(plot, samples, workload, run.concurrency, colours)
@@ -56,7 +61,7 @@ def draw_bars(
 def draw_open(samples: Sequence[OpenSample], path: Path) -> None:
     """Share answered in time and 99th percentile, over the rate offered; a row for each workload."""
     workloads = list(dict.fromkeys(sample.workload for sample in samples))
-    colours = colours_of(dict.fromkeys(sample.server for sample in samples))
+    colours = colours_of(sample.server for sample in samples)
     figure, axes = grid(2 * len(workloads))
     for row, workload in enumerate(workloads):
         mine = [sample for sample in samples if sample.workload == workload]
@@ -101,8 +106,11 @@ def legend(figure: Figure, axes: Sequence[Any]) -> None:
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, fontsize="small")
 
 
-def colours_of(servers: Mapping[str, None]) -> dict[str, str]:
-    """Offramp is red and bare compute grey in every picture."""
-    others = iter(("tab:blue", "tab:green", "tab:purple", "tab:orange", "tab:cyan", "tab:olive", "tab:pink"))
-    fixed = {WORKER: "tab:red", BARE: "lightgrey"}
-    return {server: fixed[server] if server in fixed else next(others) for server in servers}
+def colours_of(servers: Iterable[str]) -> dict[str, str]:
+    """The same server has the same colour in every picture."""
+    found: dict[str, str] = {}
+    for server in servers:
+        free = [colour for colour in COLOURS if colour not in found.values()]
+        beginnings = [colour for beginning, colour in FIXED_COLOURS.items() if server.startswith(beginning)]
+        found[server] = next((colour for colour in [*beginnings, *free] if colour not in found.values()), "black")
+    return found

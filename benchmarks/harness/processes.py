@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness.cpu import tree_cpu_seconds, tree_pids
+from benchmarks.harness.cpu import tree_cpu_seconds, tree_memory_bytes, tree_pids
 from benchmarks.harness.environments import NotRunnableError
 
 STOP_TIMEOUT_S = 20.0
@@ -38,6 +38,9 @@ class ServerProcess:
 
     def cpu_seconds(self) -> float:
         return tree_cpu_seconds(self._process.pid)
+
+    def memory_bytes(self) -> int:
+        return tree_memory_bytes(self._process.pid)
 
     def wait_for_line(self, prefix: str, timeout_s: float) -> str:
         """Return the first line of output that starts with `prefix`."""

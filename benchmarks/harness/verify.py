@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from open_inference import grpc_predict_v2_pb2 as pb
 
-from benchmarks.harness.load import METHOD
 from benchmarks.harness.workloads import Workload
+from benchmarks.runtimes.route_load import METHOD
 
 SERVICE = "/inference.GRPCInferenceService/"
 CALL_TIMEOUT_S = 30.0
@@ -51,7 +51,7 @@ def verify(target: str, workload: Workload) -> None:
     Raises WrongAnswerError.
     """
     single = replace(workload, items=1)
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
         infer = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)
         requests = [single.request(index) for index in range(len(workload.inputs))]
         try:

@@ -20,6 +20,8 @@ from benchmarks.harness.cache import cache_directory
 from benchmarks.harness.environments import REPOSITORY_ROOT
 
 MODELS = ("identity", "student", "teacher")
+# Return their input.
+IDENTITIES = ("identity", "any-width")
 # From a repository of the Fashion-MNIST example.
 FASHION_TEACHER = "fashion-teacher"
 TORCH_EAGER, ONNX_RUNTIME = "torch-eager", "onnxruntime"
@@ -49,6 +51,11 @@ class Workload:
     @property
     def model(self) -> str:
         return self.program.stem
+
+    @property
+    def computes(self) -> bool:
+        """Whether a batch of them costs less than one after the other."""
+        return self.model not in IDENTITIES
 
     @property
     def engine(self) -> str:

@@ -28,7 +28,8 @@ async def model_ready(request: pb.ModelReadyRequest, context: object) -> pb.Mode
 
 
 async def serve() -> None:
-    server = grpc.aio.server()
+    # Messages of any size, as far as gRPC can.
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     handlers = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(
             model_infer, pb.ModelInferRequest.FromString, pb.ModelInferResponse.SerializeToString

@@ -1,7 +1,8 @@
-"""Closed-loop load from a grpc.aio client, for machines without h2load.
+"""Closed-loop load from a grpc.aio client, for machines without h2load and for more than one request.
 
-`python -m benchmarks.runtimes.grpc_load TARGET CONCURRENCY CALLS ANSWER_BYTES` reads a serialised request from
-standard input and prints one line of JSON: `{"seconds": s, "latencies_s": [...]}`.
+`python -m benchmarks.runtimes.grpc_load TARGET CONCURRENCY CALLS ANSWER_BYTES` reads serialised requests from standard
+input, each behind its length (four bytes, big-endian), which every connection sends in turn, and prints one line of
+JSON: `{"seconds": s, "latencies_s": [...]}`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 
 import grpc
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
+from benchmarks.runtimes.route_load import METHOD, unpack
+
+# A pool of its own makes a channel a connection of its own.
+OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 
 
-async def call_in_a_row(target: str, request: bytes, calls: int, answer_bytes: int) -> list[float]:
-    # A pool of its own makes this channel a connection of its own.
-    async with grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+async def call_in_a_row(
+    target: str, requests: Sequence[bytes], first: int, calls: int, answer_bytes: int
+) -> list[float]:
+    async with grpc.aio.insecure_channel(target, OPTIONS) as channel:
         infer = channel.unary_unary(METHOD)
         taken: list[float] = []
-        for _ in range(calls):
+        for index in range(first, first + calls):
+            request = requests[index % len(requests)]
             started = time.perf_counter()
             answer = await infer(request)
             taken.append(time.perf_counter() - started)
@@ -31,10 +38,13 @@ async def call_in_a_row(target: str, request: bytes, calls: int, answer_bytes: i
 
 
 async def main(target: str, concurrency: int, calls: int, answer_bytes: int) -> None:
-    request = sys.stdin.buffer.read()
+    requests = list(unpack(sys.stdin.buffer.read()))
     shares = [calls // concurrency + (index < calls % concurrency) for index in range(concurrency)]
     started = time.perf_counter()
-    rows = await asyncio.gather(*(call_in_a_row(target, request, share, answer_bytes) for share in shares))
+    # Connections begin with different requests.
+    rows = await asyncio.gather(
+        *(call_in_a_row(target, requests, index, share, answer_bytes) for index, share in enumerate(shares))
+    )
     seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "latencies_s": [taken for row in rows for taken in row]}))
 

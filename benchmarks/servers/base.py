@@ -88,9 +88,16 @@ class Server(ABC):
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the server's whole process tree has used, in seconds."""
+        return self._running().cpu_seconds()
+
+    def memory_bytes(self) -> int:
+        """Return the memory of the server's whole process tree; pages that its processes share count once."""
+        return self._running().memory_bytes()
+
+    def _running(self) -> ServerProcess:
         if self._process is None:
             raise NotRunnableError(f"{self.name} is not running")
-        return self._process.cpu_seconds()
+        return self._process
 
 
 def base_environment(compute_threads: int | None = 1) -> dict[str, str]:

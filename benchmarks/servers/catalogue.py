@@ -17,11 +17,14 @@ from benchmarks.servers.triton import Triton
 EQUAL = "equal"
 # What each server's documentation recommends for this load.
 RECOMMENDED = "recommended"
+# As equal, but nobody waits for more requests, which a single caller would only lose by.
+UNDELAYED = "undelayed"
 
 TRITON_DELAY_US = 1000
 TRITON_EQUAL = (
     f"dynamic batching up to {MAX_BATCH}, queue delay {TRITON_DELAY_US / 1000:g} ms (identity: none), one CPU instance"
 )
+TRITON_UNDELAYED = "dynamic batching without a queue delay, one CPU instance"
 TRITON_RECOMMENDED = (
     f'dynamic batching up to {MAX_BATCH} with default settings, so no queue delay (user guide, "Batchers: Recommended '
     'Configuration Process"); two CPU instances, one thread each ("Optimization: Model Instances": "Typically, having '
@@ -69,6 +72,9 @@ PEERS: Mapping[str, Mapping[str, Callable[[str], Sequence[Server]]]] = {
         "triton": lambda engine: [Triton(engine, 2, 0, TRITON_RECOMMENDED)],
         "mlserver": recommended_mlserver,
         "kserve": lambda engine: [KServe(engine, cores(), KSERVE_RECOMMENDED.format(cores=cores()))],
+    },
+    UNDELAYED: {
+        "triton": lambda engine: [Triton(engine, 1, 0, TRITON_UNDELAYED)],
     },
 }
 

@@ -15,6 +15,11 @@ class GrpcAioEcho(Server):
     is_control = True
     note = "decodes the request, copies its bytes into the answer; no model, no validation, no queue"
 
+    def __init__(self, everything: bool = False) -> None:
+        """With `everything` it echoes the requests of all models, and what comes back is not their answer."""
+        super().__init__()
+        self._everything = everything
+
     def install(self) -> None:
         return
 
@@ -22,7 +27,7 @@ class GrpcAioEcho(Server):
         return project_environment().versions(["grpcio", "protobuf"])
 
     def serves(self, workload: Workload) -> bool:
-        return workload.name == "identity"
+        return self._everything or not workload.computes
 
     def prepare(self, workloads: Sequence[Workload], directory: Path) -> Launch:
         return Launch([project_environment().python, "-m", "benchmarks.runtimes.echo_server"], target=None)

@@ -27,7 +27,7 @@ class KServe(Peer):
     def prepare(self, workloads: Sequence[Workload], directory: Path) -> Launch:
         grpc_port, http_port = free_ports(2)
         # A hop to a thread costs more than returning the input.
-        kinds = ["event-loop" if self._threads == 0 or each.name == "identity" else "threads" for each in workloads]
+        kinds = ["threads" if self._threads and each.computes else "event-loop" for each in workloads]
         models = [f"{each.model}={kind}={each.program}" for each, kind in zip(workloads, kinds, strict=True)]
         module = "benchmarks.runtimes.kserve_server"
         settings = map(str, (grpc_port, http_port, self._threads))

@@ -52,6 +52,6 @@ def write_model_settings(workload: Workload, directory: Path) -> None:
         "implementation": "benchmarks.runtimes.mlserver_model.ProgramModel",
         "parameters": {"uri": str(workload.program)},
     }
-    if workload.name != "identity":
+    if workload.computes:
         settings |= {"max_batch_size": workload.max_batch, "max_batch_time": MAX_BATCH_TIME_S}
     (directory / "model-settings.json").write_text(json.dumps(settings))

@@ -74,7 +74,7 @@ class Triton(Peer):
         return Launch(command, f"127.0.0.1:{grpc_port}", variables)
 
     def _config(self, workload: Workload) -> str:
-        delay = 0 if workload.name == "identity" else self._queue_delay_us
+        delay = self._queue_delay_us if workload.computes else 0
         return f"""\
 name: "{workload.model}"
 backend: "python"

@@ -79,6 +79,14 @@ class TestTheCommand:
         assert f"problem: 127.0.0.1:{listening} (server.grpc_port) is in use; stop what listens there" in out
         assert out.splitlines()[-1] == "a server could not start: 1 problems"
 
+    def test_looks_at_the_cache_of_engines_that_the_configuration_names(
+        self, doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("OFFRAMP_ENGINES__CACHE", raising=False)
+        status, out = doctor("--json", settings=f'{FREE_PORTS}[engines]\ncache = "kept"\n')
+        assert status == 0
+        assert json.loads(out)["engine_cache"]["folder"] == str(tmp_path / "kept")
+
     def test_repeats_what_is_wrong_with_the_configuration(self, doctor: Any) -> None:
         status, out = doctor(settings="[server]\ngrpc_prt = 1\n")
         assert status == 1
@@ -276,11 +284,17 @@ class TestConfiguration:
         section = configuration(Settings(ServerSettings(grpc_port=0, http_port=0)), None, "darwin")
         assert '"in-process" runs on this system' in section.problems[0]
 
+    def test_a_cache_of_engines_that_others_can_write_to_is_a_problem(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o777)
+        [problem] = engine_cache(tmp_path).problems
+        assert "others may write to it" in problem
+        assert "set engines.cache to another folder" in problem
+
     def test_a_cache_of_engines_is_counted(self, tmp_path: Path) -> None:
         for name in ("one", "two", "unfinished"):
             (tmp_path / name).mkdir()
         for name in ("one", "two"):
             (tmp_path / name / "decision.json").write_bytes(bytes(2**20))
-        section = engine_cache(tmp_path, "decision.json")
+        section = engine_cache(tmp_path)
         assert dict(section.lines)["holds"] == "2 decisions, 2.0 MiB"
-        assert "nothing yet" in dict(engine_cache(tmp_path / "none", "decision.json").lines)["holds"]
+        assert "nothing yet" in dict(engine_cache(tmp_path / "none").lines)["holds"]
