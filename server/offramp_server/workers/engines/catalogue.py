@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from offramp_server.workers.engines.kind import EngineKind
+from offramp_server.workers.engines.kinds.cuda_graphs import CudaGraphsKind
 from offramp_server.workers.engines.kinds.onnx_runtime import OnnxRuntimeKind
+from offramp_server.workers.engines.kinds.openvino import OpenVinoKind
 from offramp_server.workers.engines.kinds.torch_compile import TorchCompileKind
 from offramp_server.workers.engines.kinds.torch_eager import TorchEagerKind
 
 
 def engine_kinds() -> tuple[EngineKind, ...]:
-    return (TorchEagerKind(), OnnxRuntimeKind(), TorchCompileKind())
+    return (TorchEagerKind(), OnnxRuntimeKind(), OpenVinoKind(), CudaGraphsKind(), TorchCompileKind())

@@ -34,8 +34,12 @@ class EngineRequest:
 
     @property
     def artifacts(self) -> Path:
-        """The folder of what is built ahead. Only for kinds that build."""
-        assert self.choice.artifacts is not None
+        """The folder of what is built ahead. Only for kinds that build. Raises LoadError where nothing was."""
+        if self.choice.artifacts is None:
+            raise LoadError(
+                f'model "{self.spec.name}": {self.choice.backend} runs what is built of a .{self.spec.format} file '
+                "beforehand; let the server load it, or `offramp tune` its repository"
+            )
         return self.choice.artifacts
 
     def report(self, precision: str | None = None) -> EngineReport:

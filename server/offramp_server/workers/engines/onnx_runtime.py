@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU. Never imports torch."""
+"""ONNX Runtime on the CPU. Never imports torch, also for what was a `.pt2` file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from offramp_server.errors import InvalidRequest, LoadError
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.workers.engines.answers import batch_size, check_output
 from offramp_server.workers.engines.kind import EngineRequest
+from offramp_server.workers.engines.onnx_source import OnnxSource, onnx_source
 
 # onnx.TensorProto.BFLOAT16; importing onnx for one number would cost every worker 30 MB.
 _ONNX_BFLOAT16 = 16
@@ -29,9 +30,9 @@ class OnnxRuntimeEngine:
         spec = request.spec
         self.report = request.report()
         self._spec = spec
-        self._input_names = [tensor.source or tensor.name for tensor in spec.inputs]
-        self._output_names = [tensor.source or tensor.name for tensor in spec.outputs]
-        self._session = _session(spec, request.threads)
+        source = onnx_source(request)
+        self._input_names, self._output_names = source.inputs, source.outputs
+        self._session = _session(spec, source, request.threads)
         self._check_names()
         datatypes = {tensor.datatype for tensor in (*spec.inputs, *spec.outputs)}
         if {BF16, BYTES} <= datatypes:
@@ -60,14 +61,16 @@ class OnnxRuntimeEngine:
         return [_answer_value(output, result) for output, result in zip(self._spec.outputs, results, strict=True)]
 
     def _check_names(self) -> None:
-        _expect_names(self._spec, "input", self._input_names, [item.name for item in self._session.get_inputs()])
+        inputs = [item.name for item in self._session.get_inputs()]
+        if set(self._input_names) != set(inputs):
+            _refuse_names(self._spec, "input", self._input_names, inputs)
         known = [item.name for item in self._session.get_outputs()]
         missing = [name for name in self._output_names if name not in known]
         if missing:
             _refuse_names(self._spec, "output", self._output_names, known)
 
 
-def _session(spec: ModelSpec, threads: int) -> Any:
+def _session(spec: ModelSpec, source: OnnxSource, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -78,19 +81,14 @@ def _session(spec: ModelSpec, threads: int) -> Any:
     # Whatever goes wrong comes as an exception too.
     options.log_severity_level = _FATAL
     try:
-        return onnxruntime.InferenceSession(str(spec.path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise LoadError(
-            f'model "{spec.name}": ONNX Runtime cannot load {spec.path.name}: {str(error).strip().splitlines()[0]}'
+            f'model "{spec.name}": ONNX Runtime cannot load {source.path.name}: {str(error).strip().splitlines()[0]}'
         ) from error
 
 
-def _expect_names(spec: ModelSpec, what: str, declared: list[str], found: list[str]) -> None:
-    if set(declared) != set(found):
-        _refuse_names(spec, what, declared, found)
-
-
-def _refuse_names(spec: ModelSpec, what: str, declared: list[str], found: list[str]) -> None:
+def _refuse_names(spec: ModelSpec, what: str, declared: Sequence[str], found: Sequence[str]) -> None:
     raise LoadError(
         f'model "{spec.name}": {what}s {", ".join(declared)} are declared, {spec.path.name} has {", ".join(found)}'
     )

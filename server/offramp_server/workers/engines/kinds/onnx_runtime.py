@@ -5,11 +5,12 @@ from __future__ import annotations
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.kind import EngineRequest
+from offramp_server.workers.engines.kinds import onnx_models
 from offramp_server.workers.engines.kinds.installed import lacking
 
 
 class OnnxRuntimeKind:
-    """Runs .onnx files as they are."""
+    """Runs .onnx files as they are, and .pt2 files by way of one that is built."""
 
     name = "onnxruntime"
 
@@ -17,25 +18,18 @@ class OnnxRuntimeKind:
         return lacking("onnxruntime", 'pip install "offramp[server]"')
 
     def refusal(self, spec: ModelSpec, device: str) -> str:
-        if spec.format != "onnx":
-            return f'engine "{self.name}" cannot run a .{spec.format} file; it runs .onnx files'
         if device != "cpu":
-            return f'.onnx files run on the CPU, not on "{device}"; device = "cpu" is right'
-        if spec.engine.precision != "fp32":
-            return (
-                "an .onnx file computes in the precision it was written with, "
-                f'"{spec.engine.precision}" cannot be asked for; leave precision out and convert the file instead'
-            )
-        return ""
+            return f'{self.name} runs on the CPU here, not on "{device}"; device = "cpu" is right'
+        return onnx_models.refusal(self.name, spec)
 
     def variants(self, spec: ModelSpec, device: str) -> tuple[str, ...]:
         return ("",)
 
     def builds(self, spec: ModelSpec) -> bool:
-        return False
+        return onnx_models.builds(spec)
 
     def build(self, request: EngineRequest) -> None:
-        """There is nothing to build."""
+        onnx_models.build(request)
 
     def load(self, request: EngineRequest) -> Engine:
         from offramp_server.workers.engines.onnx_runtime import OnnxRuntimeEngine
