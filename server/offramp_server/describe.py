@@ -77,7 +77,7 @@ def _engine(engine: EngineReport) -> dict[str, str]:
         "engine.variant": engine.variant,
         "engine.reason": engine.reason,
         "engine.threads": str(engine.threads),
-        "engine.precision": engine.precision,
+        "precision": engine.precision,
         **{f"engine.measured.{label}": f"{seconds * 1e3:.3g} ms" for label, seconds in engine.measured.items()},
         **{f"engine.rejected.{label}": reason for label, reason in engine.rejected.items()},
     }

@@ -63,11 +63,11 @@ def because_measured(spec: ModelSpec, chosen: str, plain: str, measured: Mapping
         many = f"nothing else of {len(measured)} that agree is 3 % faster"
         compared = "nothing else could be timed" if len(measured) == 1 else many
         return f"auto: the plain engine; {compared}; {batch} takes {_ms(best.full)}, one item {_ms(best.first)}"
-    before = measured[plain]
-    return (
-        f"auto: the fastest of {len(measured)} that agree; {batch} takes {_ms(best.full)}, one item {_ms(best.first)}, "
-        f"with {plain} {_ms(before.full)} and {_ms(before.first)}"
+    fastest = (
+        f"auto: the fastest of {len(measured)} that agree; {batch} takes {_ms(best.full)}, one item {_ms(best.first)}"
     )
+    before = measured.get(plain)
+    return fastest if before is None else f"{fastest}, with {plain} {_ms(before.full)} and {_ms(before.first)}"
 
 
 def _batch(items: int) -> str:

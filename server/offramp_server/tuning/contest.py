@@ -7,9 +7,10 @@ with it are loaded into a new process when their turn comes.
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,8 @@ class ContestOptions:
     budget: float | None
     # Bytes for each trial; 0: no limit.
     max_memory: int
+    # Seconds, of a clock that never goes back.
+    now: Callable[[], float] = time.monotonic
 
 
 @dataclass(slots=True)
@@ -59,18 +62,6 @@ class _Entrant:
     @property
     def loaded(self) -> bool:
         return self.trial is not None and self.trial.alive
-
-
-@dataclass(slots=True)
-class _Clock:
-    """What is left of the time. Seconds."""
-
-    budget: float | None
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def left(self) -> float:
-        return float("inf") if self.budget is None else self.budget - (time.monotonic() - self.started)
 
 
 class Contest:
@@ -94,7 +85,7 @@ class Contest:
         self._start_trial = start_trial
         self._options = options
         self._builds = builds
-        self._clock = _Clock(options.budget)
+        self._started_at = options.now()
         self._entrants: dict[str, _Entrant] = {}
         # By engine.
         self._trials: dict[str, Trial] = {}
@@ -131,7 +122,7 @@ class Contest:
 
     async def enter(self, choice: EngineChoice) -> None:
         """It is measured then, or rejected."""
-        if self._clock.left <= 0:
+        if self._time_left() <= 0:
             self._reject(choice.label, self._out_of_time("was not tried"))
             return
         try:
@@ -174,15 +165,15 @@ class Contest:
                         self.measured[label] = _better(self.measured[label], await self._timed(entrant))
                     except TrialFailed as error:
                         # What is known of it counts, unless it was its own fault.
-                        if not error.passing and self._clock.left > 0:
+                        if not error.passing and self._time_left() > 0:
                             del self.measured[label]
                             self._reject(label, error)
 
     def _rounds(self) -> Iterator[int]:
         """As many as there is time for."""
-        started = time.monotonic()
+        started = self._options.now()
         for number in range(ROUNDS):
-            late = time.monotonic() - started > ROUNDS_SECONDS or self._clock.left <= 0
+            late = self._options.now() - started > ROUNDS_SECONDS or self._time_left() <= 0
             if late and number >= LEAST_ROUNDS:
                 return
             yield number
@@ -251,14 +242,19 @@ class Contest:
 
     # Time
 
+    def _time_left(self) -> float:
+        """Seconds."""
+        budget = self._options.budget
+        return math.inf if budget is None else budget - (self._options.now() - self._started_at)
+
     def _timeout(self) -> float:
         """For the next step. Raises TrialFailed if there is no time left."""
-        if self._clock.left <= 0:
+        if self._time_left() <= 0:
             raise self._out_of_time("was not finished")
-        return min(self._options.step_timeout, self._clock.left)
+        return min(self._options.step_timeout, self._time_left())
 
     def _reject(self, label: str, error: TrialFailed) -> None:
-        if isinstance(error, TimedOut) and self._clock.left <= 0:
+        if isinstance(error, TimedOut) and self._time_left() <= 0:
             error = self._out_of_time(str(error))
         self.complete = self.complete and not error.passing
         self.rejected[label] = str(error).removeprefix(f'model "{self._job.spec.name}": ')

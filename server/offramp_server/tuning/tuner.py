@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,9 @@ class Tuner:
         stats: Stats,
         start_trial: StartTrial,
         kinds: Sequence[EngineKind],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
         self._settings = settings
         self._cache = cache
         self._stats = stats
@@ -144,7 +147,9 @@ class Tuner:
                     job,
                     self._kinds,
                     self._start_trial,
-                    ContestOptions(Path(folder), self._settings.candidate_timeout, budget, self._max_memory()),
+                    ContestOptions(
+                        Path(folder), self._settings.candidate_timeout, budget, self._max_memory(), self._now
+                    ),
                     _Builds(self._cache, key, job.spec, self._stats),
                 )
                 try:
