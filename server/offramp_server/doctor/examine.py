@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offramp_server.config import load_settings
+from offramp_server.config import Settings, load_settings
 from offramp_server.doctor.engines import engines, imports, lacking_engines
 from offramp_server.doctor.machine import gpus, machine
 from offramp_server.doctor.section import Section
 from offramp_server.doctor.server import broken_configuration, configuration, engine_cache, model_repository
 from offramp_server.doctor.software import software
 from offramp_server.errors import ConfigurationError
-from offramp_server.tuning.cache import DECISION, default_folder
+from offramp_server.tuning.cache import default_folder
 
 
 def examine(repository: Path | None, config: Path | None, *, import_libraries: bool = False) -> list[Section]:
@@ -27,17 +27,20 @@ def examine(repository: Path | None, config: Path | None, *, import_libraries: b
     unable = lacking_engines(specs, device)
     of_repository = replace(of_repository, warnings=(*of_repository.warnings, *unable))
     tried = [imports()] if import_libraries else []
+    settings, of_settings = _settings(config)
     return [
-        *(software(), machine(), of_gpus, engines(device), *tried, _settings(config), of_repository),
-        engine_cache(default_folder(os.environ), DECISION),
+        *(software(), machine(), of_gpus, engines(device), *tried, of_settings, of_repository),
+        engine_cache(settings.engines.cache or default_folder(os.environ)),
     ]
 
 
-def _settings(file: Path | None) -> Section:
+def _settings(file: Path | None) -> tuple[Settings, Section]:
+    """The defaults, where they cannot be used."""
     try:
-        return configuration(load_settings(file), file)
+        settings = load_settings(file)
     except ConfigurationError as error:
-        return broken_configuration(error, file)
+        return Settings(), broken_configuration(error, file)
+    return settings, configuration(settings, file)
 
 
 def as_json(sections: Sequence[Section]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from offramp_server.config import ServerSettings, Settings
 from offramp_server.doctor.section import Section
 from offramp_server.errors import ConfigurationError
 from offramp_server.model_spec import ModelSpec
+from offramp_server.tuning.cache import DECISION, EngineCache
 
 MIB = 2**20
 
@@ -116,16 +117,20 @@ def model_repository(folder: Path | None) -> tuple[Section, tuple[ModelSpec, ...
     return Section("repository", (("folder", str(folder)), ("holds", found)), facts, warnings=warnings), report.specs
 
 
-def engine_cache(folder: Path, marker: str) -> Section:
-    """`marker` is the file that makes a folder below `folder` an entry."""
+def engine_cache(folder: Path) -> Section:
+    """What a server would remember about engines, and whether it would trust the folder."""
     try:
-        entries = sum(1 for _ in folder.glob(f"*/{marker}"))
+        EngineCache(folder)
+        entries = sum(1 for _ in folder.glob(f"*/{DECISION}"))
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    except ConfigurationError as error:
+        return _unusable(folder, str(error))
     except OSError as error:
-        reason = f"{folder} cannot be read: {error.strerror}"
-        right = "make it a folder of this user, or set engines.cache to one"
-        return Section("engine cache", (("folder", reason),), {"folder": str(folder), "error": reason},
-                       warnings=(f"{reason}; nothing about engines would be remembered; {right}",))  # fmt: skip
+        return _unusable(folder, f"engines.cache: {folder} cannot be read ({error.strerror}); set it to another folder")
     holds = f"{entries} decisions, {size / MIB:.1f} MiB" if folder.is_dir() else "nothing yet: it is made when needed"
     facts = {"folder": str(folder), "entries": entries, "size_bytes": size}
     return Section("engine cache", (("folder", str(folder)), ("holds", holds)), facts)
+
+
+def _unusable(folder: Path, problem: str) -> Section:
+    return Section("engine cache", (("folder", str(folder)),), {"folder": str(folder)}, problems=(problem,))
