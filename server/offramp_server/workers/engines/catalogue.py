@@ -8,7 +8,15 @@ from offramp_server.workers.engines.kinds.onnx_runtime import OnnxRuntimeKind
 from offramp_server.workers.engines.kinds.openvino import OpenVinoKind
 from offramp_server.workers.engines.kinds.torch_compile import TorchCompileKind
 from offramp_server.workers.engines.kinds.torch_eager import TorchEagerKind
+from offramp_server.workers.engines.kinds.torch_tensorrt import TorchTensorRtKind
 
 
 def engine_kinds() -> tuple[EngineKind, ...]:
-    return (TorchEagerKind(), OnnxRuntimeKind(), OpenVinoKind(), CudaGraphsKind(), TorchCompileKind())
+    return (
+        TorchEagerKind(),
+        OnnxRuntimeKind(),
+        OpenVinoKind(),
+        CudaGraphsKind(),
+        TorchTensorRtKind(),
+        TorchCompileKind(),
+    )

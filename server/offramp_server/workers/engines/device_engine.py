@@ -36,6 +36,8 @@ class DeviceProgram:
     # Its answers are in memory that the next call writes to.
     answers_are_overwritten: bool = False
     writes_to_inputs: bool = False
+    # Lower precisions are torch's autocast around it; otherwise it casts by itself.
+    autocast: bool = True
     # Lets go of everything.
     close: Callable[[], None] = lambda: None
 
@@ -61,7 +63,7 @@ class DeviceEngine:
         self._accelerator = accelerator
         self._weights = torch_tensors.Addresses(program.kept)
         self._inference_mode = torch.inference_mode()
-        self._precision = computing_in(report.precision, accelerator.device)
+        self._precision = computing_in(report.precision if program.autocast else "fp32", accelerator.device)
 
     def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         return self.finish(self.begin(inputs, staying))

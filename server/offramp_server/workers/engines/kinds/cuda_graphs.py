@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offramp_server.model_spec import VARIABLE, ModelSpec
+from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.kind import EngineRequest
 from offramp_server.workers.engines.kinds import torch_models
@@ -21,11 +21,11 @@ class CudaGraphsKind:
         return torch_models.missing(device)
 
     def refusal(self, spec: ModelSpec, device: str) -> str:
-        if not device.startswith("cuda"):
-            return (
-                f'engine "{self.name}" needs an NVIDIA GPU, not "{device}"; device = "cuda" or another backend is right'
-            )
-        return torch_models.refusal(self.name, spec) or _refusal_of_shapes(spec)
+        return (
+            torch_models.refusal_of_device(self.name, device)
+            or torch_models.refusal(self.name, spec)
+            or torch_models.refusal_of_shapes(self.name, spec)
+        )
 
     def variants(self, spec: ModelSpec, device: str) -> tuple[str, ...]:
         return ("", FOLDED, CHANNELS_LAST)
@@ -37,13 +37,3 @@ class CudaGraphsKind:
         from offramp_server.workers.engines.torch_load import load_captured
 
         return load_captured(request)
-
-
-def _refusal_of_shapes(spec: ModelSpec) -> str:
-    for tensor in spec.inputs:
-        if VARIABLE in tensor.dims:
-            return (
-                f'input "{tensor.name}" has variable dimensions {list(tensor.dims)}, and each shape would need a '
-                'CUDA graph; fixed dimensions or backend = "torch-compile" are right'
-            )
-    return ""
