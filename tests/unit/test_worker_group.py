@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from offramp_server.engine_choice import EngineChoice
 from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError, Unavailable
 from offramp_server.machine.numa import Node
@@ -581,7 +582,7 @@ def test_what_a_folder_leaves_open_is_decided_by_cores_and_measurements(
 def test_a_gpu_has_one_worker_unless_a_model_asks_for_more() -> None:
     async def scenario(bench: Bench) -> None:
         group = WorkerGroup("cuda:0", bench.scheduler, bench._make, 0, bench.stats, TWO_NODES)
-        await group.load(1, spec(), {1: 0.01, 2: 0.01})
+        await group.load(1, spec(), seconds_by_threads={1: 0.01, 2: 0.01})
         assert len(group.actives) == 1
         assert bench.world.workers[-1].cpus == ()
         await group.close()
@@ -639,5 +640,38 @@ def test_unloading_lets_go_of_the_model_everywhere() -> None:
         await bench.group.unload(1)
         assert not any(worker.holds(1) for worker in bench.members)
         await asyncio.sleep(0)
+
+    play(scenario)
+
+
+def test_every_worker_runs_a_model_as_was_chosen_those_that_replace_others_included() -> None:
+    choice = EngineChoice("torch-eager", "batch norms folded", reason="it was measured")
+
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, replace(spec(), engine=EngineSettings(instances=2)), choice)
+        await settle()
+        for worker in bench.members:
+            worker.kill()
+        for _ in range(3):
+            await bench.loop.advance(1)
+        assert bench.counts == {"active": 2, "standby": 1}
+        assert len(bench.world.workers) == 6
+        assert [worker.placements[1].choice for worker in bench.members] == [choice] * 3
+
+    play(scenario)
+
+
+def test_what_is_found_out_about_the_plain_engine_is_said_of_it_by_workers_to_come_as_well() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        choice = EngineChoice(
+            "fake", reason="nothing was faster", measured={"fake": 0.1}, rejected={"other": "crashed"}
+        )
+        report = bench.group.explain(1, choice).engine
+        assert (report.reason, report.measured, report.rejected) == (choice.reason, choice.measured, choice.rejected)
+        assert bench.group.report(1) == bench.group.explain(1, choice)
+        bench.members[0].kill()
+        await settle()
+        assert bench.members[-1].placements[1].choice == choice
 
     play(scenario)
