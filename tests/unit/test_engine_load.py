@@ -39,7 +39,7 @@ def load(spec: ModelSpec, device: str = "cpu", **settings: Any) -> None:
         ("onnx", {"backend": "torch-eager"}, 'engine "torch-eager" cannot run a .onnx file; one of "auto", "onnxr'),
         ("pt2", {"precision": "int8"}, 'there is no precision "int8"; one of "fp32", "fp16", "bf16"'),
         ("onnx", {"precision": "bf16"}, '"bf16" cannot be asked for; leave precision out and convert the file'),
-        ("onnx", {"device": "cuda"}, 'onnxruntime runs on the CPU here, not on "cuda"; device = "cpu" is right'),
+        ("onnx", {"device": "cuda"}, "onnxruntime-gpu is not installed; pip uninstall onnxruntime, then pip install"),
         ("pt2", {"device": "tpu"}, 'there is no device "tpu"; "cpu", "cuda", "cuda:N" or "auto" is right'),
         ("pt2", {"device": "mps"}, 'there is no device "mps"; "cpu", "cuda", "cuda:N" or "auto" is right'),
     ],

@@ -1,11 +1,11 @@
-"""ONNX Runtime on the CPU. Never imports torch, also for what was a `.pt2` file."""
+"""ONNX Runtime, on the CPU unless other providers are named. Never imports torch, also for what was a `.pt2` file."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,22 @@ from offramp_server.workers.engines.onnx_source import OnnxSource, onnx_source
 _ONNX_BFLOAT16 = 16
 _FATAL = 4
 
+# Names of execution providers with their options, the one preferred first.
+Providers: TypeAlias = Sequence[tuple[str, dict[str, str]]]
+_CPU: Providers = [("CPUExecutionProvider", {})]
+
 
 class OnnxRuntimeEngine:
     """One session. BYTES are ONNX strings and have to be UTF-8."""
 
-    def __init__(self, request: EngineRequest) -> None:
+    def __init__(self, request: EngineRequest, providers: Providers = _CPU) -> None:
         """Raises LoadError."""
         spec = request.spec
         self.report = request.report()
         self._spec = spec
         source = onnx_source(request)
         self._input_names, self._output_names = source.inputs, source.outputs
-        self._session = _session(spec, source, request.threads)
+        self._session = _session(spec, source, request.threads, providers)
         self._check_names()
         datatypes = {tensor.datatype for tensor in (*spec.inputs, *spec.outputs)}
         if {BF16, BYTES} <= datatypes:
@@ -52,7 +56,7 @@ class OnnxRuntimeEngine:
     def _run_arrays(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         feeds = dict(zip(self._input_names, map(_array, inputs), strict=True))
         results = self._session.run(self._output_names, feeds)
-        return [_answer(output, result) for output, result in zip(self._spec.outputs, results, strict=True)]
+        return [answer_of(output, result) for output, result in zip(self._spec.outputs, results, strict=True)]
 
     def _run_values(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """numpy has no BF16, and ONNX Runtime's own values, which do, cost 50 us more for each call."""
@@ -70,7 +74,7 @@ class OnnxRuntimeEngine:
             _refuse_names(self._spec, "output", self._output_names, known)
 
 
-def _session(spec: ModelSpec, source: OnnxSource, threads: int) -> Any:
+def _session(spec: ModelSpec, source: OnnxSource, threads: int, providers: Providers) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -81,7 +85,7 @@ def _session(spec: ModelSpec, source: OnnxSource, threads: int) -> Any:
     # Whatever goes wrong comes as an exception too.
     options.log_severity_level = _FATAL
     try:
-        return onnxruntime.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(source.path), options, providers=list(providers))
     except Exception as error:
         raise LoadError(
             f'model "{spec.name}": ONNX Runtime cannot load {source.path.name}: {str(error).strip().splitlines()[0]}'
@@ -119,7 +123,7 @@ def _value(tensor: Tensor) -> Any:
     return OrtValue.ortvalue_from_numpy(array)
 
 
-def _answer(output: TensorSpec, result: Any) -> Tensor:
+def answer_of(output: TensorSpec, result: Any) -> Tensor:
     array = np.asarray(result)
     if array.dtype == NUMPY_TYPES.get(output.datatype) and array.size and array.flags.c_contiguous:
         return Tensor(output.name, output.datatype, array.shape, array.data.cast("B"))
@@ -129,6 +133,6 @@ def _answer(output: TensorSpec, result: Any) -> Tensor:
 def _answer_value(output: TensorSpec, value: Any) -> Tensor:
     shape = tuple(value.shape())
     if value.data_type() != "tensor(bfloat16)":
-        return _answer(output, value.numpy())
+        return answer_of(output, value.numpy())
     size = ITEM_SIZES[BF16] * math.prod(shape)
     return Tensor(output.name, BF16, shape, ctypes.string_at(value.data_ptr(), size) if size else b"")
