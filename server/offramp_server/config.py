@@ -82,6 +82,8 @@ class WorkerSettings:
     hang_timeout: _Seconds = 0.0
     # What one worker may hold of the outputs of early stages for later ones, in bytes; beyond that they travel.
     max_held_bytes: Annotated[int, between(0)] = 512 * 1024 * 1024
+    # The share of a GPU's memory that torch may take in one worker; a batch that needs more is computed in parts.
+    gpu_memory_share: Annotated[float, between(0.01, 1)] = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,14 @@ def executor_factory(settings: WorkerSettings) -> ExecutorFactory:
 
     def make_process(name: str, scheduler: Scheduler, on_death: DeathHandler, cpus: Sequence[int]) -> ModelExecutor:
         return ProcessExecutor(
-            name, scheduler, on_death, settings.startup_timeout, settings.hang_timeout, settings.max_held_bytes, cpus
+            name,
+            scheduler,
+            on_death,
+            settings.startup_timeout,
+            settings.hang_timeout,
+            settings.max_held_bytes,
+            cpus,
+            settings.gpu_memory_share,
         )
 
     # A thread shares the processors of the whole server.

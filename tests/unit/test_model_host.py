@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 
@@ -69,3 +70,18 @@ def test_a_model_that_is_loaded_again_is_executed_anew_and_its_old_engine_is_let
     assert not engines[1].closed.is_set()
     host.execute(1, [])
     assert engines[1].executing.is_set()
+
+
+@pytest.mark.parametrize(
+    ("share", "device", "bounded"), [(0.5, "cuda:1", True), (1.0, "cuda:1", False), (0.5, "cpu", False)]
+)
+def test_torch_is_told_what_share_of_a_gpu_it_may_take(
+    monkeypatch: pytest.MonkeyPatch, share: float, device: str, bounded: bool
+) -> None:
+    told: list[tuple[float, str]] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda share, on: told.append((share, str(on))))
+    monkeypatch.setattr("offramp_server.workers.engines.load.load_engine", lambda *arguments: SlowEngine())
+    monkeypatch.setattr("offramp_server.workers.engines.warmup.warm_up", lambda *arguments: {1: 0.1})
+    ModelHost(share).load(1, dataclasses.replace(spec(), format="pt2"), Placement(device, 1))
+    assert told == ([(0.5, "cuda:1")] if bounded else [])

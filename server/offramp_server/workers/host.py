@@ -64,7 +64,9 @@ class Begun:
 class ModelHost:
     """Engines by handle. One thread executes; another may load and drop meanwhile, for other handles."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu_memory_share: float = 1.0) -> None:
+        """`gpu_memory_share`: of a GPU's memory, what torch may take in this process."""
+        self._gpu_memory_share = gpu_memory_share
         self._models: dict[int, WithinMemory] = {}
         # Those whose batches may be begun before the one before is finished.
         self.staged: set[int] = set()
@@ -82,6 +84,8 @@ class ModelHost:
         # Engines import torch or onnxruntime, which only a worker that needs them should pay for.
         from offramp_server.workers.engines.warmup import warm_up
 
+        if self._gpu_memory_share < 1 and placement.device.startswith("cuda") and spec.format == "pt2":
+            _bound_memory(placement.device, self._gpu_memory_share)
         model = WithinMemory(_loaded(spec, placement), spec)
         try:
             seconds = warm_up(model, spec)
@@ -159,6 +163,15 @@ class ModelHost:
         while model is not None and any(begun.engine is model.engine for begun in self._under_way):
             self._one_finished.wait()
         return model
+
+
+def _bound_memory(device: str, share: float) -> None:
+    """torch raises OutOfMemoryError beyond it. Once it is set, setting it again changes nothing."""
+    import torch
+
+    # Where there is none, the load has a better sentence for it.
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share, torch.device(device))
 
 
 def _loaded(spec: ModelSpec, placement: Placement) -> Engine:

@@ -34,6 +34,13 @@ KILL_GRACE_SECONDS = 5.0
 # How long a worker that is idle may keep what nobody needs any more. Before that, the next batch will mostly say so.
 RELEASE_SECONDS = 0.05
 STDERR = 2
+# Of workers, unless the server's own says otherwise.
+_ENVIRONMENT = {
+    # NVML numbers devices like this; CUDA would put the fastest first.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # Batches of every size leave holes in the memory that torch has of a GPU; this lets it put pages together instead.
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
 
 log = logging.getLogger("offramp.workers")
 
@@ -52,14 +59,17 @@ class ProcessExecutor:
         hang_timeout: float,
         max_held_bytes: int,
         cpus: Sequence[int] = (),
+        gpu_memory_share: float = 1.0,
     ) -> None:
-        """`cpus` are the processors that the worker is to stay on; none: wherever it likes."""
+        """`cpus` are the processors that the worker is to stay on; none: wherever it likes. `gpu_memory_share`: of its
+        GPU's memory, what it may take."""
         self.name = name
         self._sink = sink
         self._on_death = on_death
         self._startup_timeout = startup_timeout
         self._hang_timeout = hang_timeout
         self._cpus = cpus
+        self._gpu_memory_share = gpu_memory_share
         self._loop = asyncio.get_running_loop()
         self.held = HeldMemory(self._loop, max_held_bytes, self._let_go)
         # Numbers of batches whose outputs the worker need not keep, and does not know it yet.
@@ -127,8 +137,8 @@ class ProcessExecutor:
         command += [f"--control={control.fileno()}", f"--requests={self._requests}", f"--responses={self._responses}"]
         command += [f"--slab={slab}" for slab in slabs]
         command += [f"--cpus={','.join(map(str, self._cpus))}"] if self._cpus else []
-        # NVML numbers devices like this; CUDA would put the fastest first.
-        environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ}
+        command += [f"--gpu-memory-share={self._gpu_memory_share}"]
+        environment = {**_ENVIRONMENT, **os.environ}
         inherited = (control.fileno(), self._requests, self._responses, *slabs)
         # Standard output is the front end's own: its ready line must stay alone there. A process group of its own
         # keeps the terminal's Ctrl-C away, since the front end drains before its workers stop.

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     _stay_on(options.cpus)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     tune_allocator()
-    host = ModelHost()
+    host = ModelHost(options.gpu_memory_share)
     control = ControlChannel(socket.socket(fileno=options.control))
     threading.Thread(target=_serve_control, args=(control, host), daemon=True).start()
     ComputeLoop(host, options.requests, options.responses, [Slab(descriptor) for descriptor in options.slab]).run()
@@ -52,6 +52,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--responses", type=int, required=True, help="eventfd that counts computed batches")
     parser.add_argument("--slab", type=int, action="append", required=True, help="memfd of a slab, in order")
     parser.add_argument("--cpus", type=parse_cpu_list, default=frozenset(), help="processors to stay on, as 0-3,8")
+    parser.add_argument("--gpu-memory-share", type=float, default=1.0, help="of a GPU's memory, what it may take")
     return parser.parse_args(arguments)
 
 
