@@ -147,11 +147,15 @@ async def test_a_worker_whose_processors_are_gone_runs_wherever_it_can() -> None
         await worker.close()
 
 
-async def test_cuda_numbers_devices_in_a_worker_as_nvml_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+async def test_a_worker_numbers_devices_as_nvml_does_and_its_libraries_collect_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("CUDA_DEVICE_ORDER", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(variable, raising=False)
     worker = executor(Sink(), [])
     await worker.start()
     try:
-        assert psutil.Process(worker.process_id).environ()["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        environment = psutil.Process(worker.process_id).environ()
+        assert (environment["CUDA_DEVICE_ORDER"], environment["ORT_DISABLE_TELEMETRY"]) == ("PCI_BUS_ID", "1")
     finally:
         await worker.close()

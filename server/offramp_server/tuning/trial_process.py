@@ -19,6 +19,7 @@ from offramp_server.engine_choice import EngineChoice
 from offramp_server.tuning import guard
 from offramp_server.tuning.trial import Job, TimedOut, Trial, TrialFailed, TrialOptions
 from offramp_server.workers.control import Message, encode, load_request_to_wire
+from offramp_server.workers.environment import model_environment
 from offramp_server.workers.host import Placement
 
 TRIAL = (sys.executable, "-m", "offramp_server.tuning.trial_main")
@@ -45,7 +46,14 @@ async def start_trial(options: TrialOptions, command: Sequence[str] = TRIAL) -> 
     try:
         with options.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *command, *arguments, stdin=PIPE, stdout=PIPE, stderr=log, start_new_session=True, limit=MAX_REPLY_BYTES
+                *command,
+                *arguments,
+                env=model_environment(),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=log,
+                start_new_session=True,
+                limit=MAX_REPLY_BYTES,
             )
     except OSError as error:
         raise TrialFailed(f"could not be tried: no process can be started ({error})", passing=True) from error

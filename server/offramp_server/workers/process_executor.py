@@ -24,6 +24,7 @@ from offramp_server.scheduling.batch import Batch, BatchSink
 from offramp_server.scheduling.held import HeldMemory
 from offramp_server.workers import frame
 from offramp_server.workers.control import Message, encode, load_report_from_wire, load_request_to_wire
+from offramp_server.workers.environment import model_environment
 from offramp_server.workers.host import LoadReport, Placement
 from offramp_server.workers.slab import Slab
 
@@ -34,13 +35,6 @@ KILL_GRACE_SECONDS = 5.0
 # How long a worker that is idle may keep what nobody needs any more. Before that, the next batch will mostly say so.
 RELEASE_SECONDS = 0.05
 STDERR = 2
-# Of workers, unless the server's own says otherwise.
-_ENVIRONMENT = {
-    # NVML numbers devices like this; CUDA would put the fastest first.
-    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    # Batches of every size leave holes in the memory that torch has of a GPU; this lets it put pages together instead.
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-}
 
 log = logging.getLogger("offramp.workers")
 
@@ -138,13 +132,12 @@ class ProcessExecutor:
         command += [f"--slab={slab}" for slab in slabs]
         command += [f"--cpus={','.join(map(str, self._cpus))}"] if self._cpus else []
         command += [f"--gpu-memory-share={self._gpu_memory_share}"]
-        environment = {**_ENVIRONMENT, **os.environ}
         inherited = (control.fileno(), self._requests, self._responses, *slabs)
         # Standard output is the front end's own: its ready line must stay alone there. A process group of its own
         # keeps the terminal's Ctrl-C away, since the front end drains before its workers stop.
         return subprocess.Popen(
             command,
-            env=environment,
+            env=model_environment(),
             pass_fds=inherited,
             stdin=subprocess.DEVNULL,
             stdout=STDERR,
