@@ -11,7 +11,7 @@ _DEFAULTS: Mapping[str, str] = MappingProxyType(
     {
         # NVML numbers devices like this; CUDA would put the fastest first.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        # Batches of every size leave holes in the memory that torch has of a GPU; this lets it put pages together instead.
+        # Batches of every size leave holes in the memory that torch has of a GPU; this puts pages together instead.
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         # ONNX Runtime would give the home folder an id, and keep a database of events in it.
         "ORT_DISABLE_TELEMETRY": "1",
