@@ -209,6 +209,15 @@ class TestEngines:
         assert (lines["auto, .pt2"], lines["auto, .onnx"]) == ("good", "nothing")
         assert section.problems == ()
 
+    def test_one_that_runs_nothing_on_this_device_is_none_for_it(self) -> None:
+        class NeedsGpu(FakeKind):
+            def refusal(self, spec: ModelSpec, device: str) -> str:
+                return "" if device.startswith("cuda") else "it needs a GPU"
+
+        kinds = [FakeKind("good"), NeedsGpu("graphs")]
+        assert dict(engines("cpu", kinds).lines)["graphs"] == "no: it needs a GPU"
+        assert dict(engines("cuda:0", kinds).lines)["graphs"].startswith("yes")
+
     def test_none_at_all_is_a_problem(self) -> None:
         [problem] = engines("cpu", [FakeKind("bad", "gone")]).problems
         assert problem == "no engine can run here; install one with: pip install 'offramp[server]'"

@@ -19,6 +19,7 @@ from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.workers.engines.catalogue import engine_kinds
 from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.engines.kinds.torch_compile import cpp_compiler
+from offramp_server.workers.environment import model_environment
 
 # What an engine's speed and answers depend on. Of several spellings of one, one is installed.
 DISTRIBUTIONS: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -45,7 +46,7 @@ _SAMPLE = TensorSpec("x", "FP32", (4,), (None,), (None,))
 def engines(device: str, kinds: Sequence[EngineKind] | None = None, installed: VersionOf = version_of) -> Section:
     """`device`: where models run that do not say, "cpu" or "cuda:0"."""
     kinds = engine_kinds() if kinds is None else kinds
-    missing = {kind.name: kind.missing(device) for kind in kinds}
+    missing = {kind.name: kind.missing(device) or _never(kind, device) for kind in kinds}
     versions = {kind.name: _versions(kind.name, installed) for kind in kinds}
     lines = [(name, f"no: {lack}" if lack else f"yes, {versions[name]}") for name, lack in missing.items()]
     auto = {format_: _auto(kinds, format_, device if format_ == "pt2" else "cpu") for format_ in ENGINES}
@@ -71,9 +72,19 @@ def _versions(engine: str, installed: VersionOf) -> str:
 
 def _auto(kinds: Sequence[EngineKind], format_: str, device: str) -> list[str]:
     """Those that it would try for a plain model of that format."""
-    spec = ModelSpec("sample", 1, Path(f"model.{format_}"), format_, 8, (_SAMPLE,), (replace(_SAMPLE, name="y"),))
+    spec = _plain(format_)
     able = [kind for kind in kinds if not kind.missing(device) and not kind.refusal(spec, device)]
     return [kind.name for kind in able if kind.variants(spec, device)]
+
+
+def _never(kind: EngineKind, device: str) -> str:
+    """Why it runs no format on this device; empty if it runs one."""
+    refusals = [kind.refusal(_plain(format_), device) for format_ in ENGINES]
+    return refusals[0] if all(refusals) else ""
+
+
+def _plain(format_: str) -> ModelSpec:
+    return ModelSpec("sample", 1, Path(f"model.{format_}"), format_, 8, (_SAMPLE,), (replace(_SAMPLE, name="y"),))
 
 
 def _compiler_version(compiler: str) -> str:
@@ -131,7 +142,12 @@ def _import(program: str, patience: float) -> _Import:
     started = time.monotonic()
     try:
         child = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=patience, check=False
+            [sys.executable, "-c", program],
+            env=model_environment(),
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return _Import(False, f"it did not return within {patience:g} s", patience)
