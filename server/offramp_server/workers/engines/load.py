@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from offramp_common.engine_names import AUTO, ENGINES
 
-from offramp_server.cores import usable_cores
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import LoadError
+from offramp_server.machine.cores import usable_cores
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.catalogue import engine_kinds
