@@ -189,7 +189,8 @@ class Experiment:
         say(f"starting {server.name}")
         server.start(self._plan.workloads, self._directory / server.name.replace(" ", "-").replace(",", ""))
         self._outcome.versions[server.name] = server.versions()
-        self._outcome.notes[server.name] = server.note
+        said = [server.note, server.engines(self._plan.workloads)]
+        self._outcome.notes[server.name] = ". Chosen: ".join(filter(None, said))
         self._verify(server)
 
     def _verify(self, server: Server) -> None:

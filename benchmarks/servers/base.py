@@ -60,6 +60,10 @@ class Server(ABC):
         """Tell whether this server takes part in `workload`."""
         return True
 
+    def engines(self, workloads: Sequence[Workload]) -> str:
+        """Return what the running server says it runs the models with, if it can choose; else nothing."""
+        return ""
+
     @property
     def target(self) -> str:
         """HOST:PORT of the gRPC service; after `start`."""

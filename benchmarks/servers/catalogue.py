@@ -45,7 +45,8 @@ KSERVE_RECOMMENDED = (
 )
 OFFRAMP_EQUAL = f"continuous batching up to {MAX_BATCH}, no delay timer, one thread"
 OFFRAMP_RECOMMENDED = (
-    f'defaults: backend "auto" on the exported program, threads and instances by itself; batches up to {MAX_BATCH}'
+    f'defaults: backend "auto" on the exported program, threads and instances by itself; batches up to {MAX_BATCH}; '
+    "engines compared at the first start, with all the time they need"
 )
 
 

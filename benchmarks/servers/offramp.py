@@ -6,13 +6,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
+from open_inference import grpc_predict_v2_pb2 as pb
+
+from benchmarks.harness.cache import cache_directory
 from benchmarks.harness.environments import project_environment
+from benchmarks.harness.verify import CALL_TIMEOUT_S, SERVICE
 from benchmarks.harness.workloads import Workload
-from benchmarks.servers.base import Launch, Server, require
+from benchmarks.servers.base import Launch, Server, by_model, require
 from benchmarks.servers.peer import ENGINE_VERSIONS
 
 IN_PROCESS, WORKER = "Offramp, in-process", "Offramp, worker process"
 AUTO = "auto"
+TUNING_BUDGET_S = 300
 ENGINE_SETTINGS = """
 [engine]
 backend = "{engine}"
@@ -27,8 +33,8 @@ class Offramp(Server):
     `engine` "auto" leaves the engine, its threads and its instances to Offramp.
     """
 
-    # "auto" times every engine at its first start.
-    start_timeout_s = 600.0
+    # "auto" builds and times every engine at its first start.
+    start_timeout_s = 1200.0
 
     def __init__(self, engine: str, mode: str, note: str) -> None:
         super().__init__()
@@ -50,7 +56,7 @@ class Offramp(Server):
         for workload in workloads:
             write_model(workload, self.engine, repository / workload.model)
         config = directory / "config.toml"
-        config.write_text(f'[workers]\nmode = "{self._mode}"\n')
+        config.write_text(f'[workers]\nmode = "{self._mode}"\n' + (tuning() if self.engine == AUTO else ""))
         executable = project_environment().root / "bin" / "offramp"
         options: list[str | Path] = [
             "--model-repository",
@@ -63,6 +69,29 @@ class Offramp(Server):
             "0",
         ]
         return Launch([executable, "serve", *options], target=None)
+
+    def engines(self, workloads: Sequence[Workload]) -> str:
+        if self.engine != AUTO:
+            return ""
+        with grpc.insecure_channel(self.target) as channel:
+            return "; ".join(engine_report(channel, workload.model) for workload in by_model(workloads))
+
+
+def tuning() -> str:
+    """As `offramp tune` ahead of time: no limit that a busy machine would hit, and a cache of the benchmark's own."""
+    return f'[engines]\nbudget = {TUNING_BUDGET_S}\ncache = "{cache_directory("engines")}"\n'
+
+
+def engine_report(channel: grpc.Channel, model: str) -> str:
+    """Return e.g. "student: torch-compile, fp32, 1 thread x 2"."""
+    ask = channel.unary_unary(
+        f"{SERVICE}ModelConfig", pb.ModelConfigRequest.SerializeToString, pb.ModelConfigResponse.FromString
+    )
+    config = ask(pb.ModelConfigRequest(name=model), timeout=CALL_TIMEOUT_S).config
+    said = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    engine = f"{said['engine']} ({said['engine.variant']})" if said.get("engine.variant") else said["engine"]
+    instances = sum(group.count for group in config.instance_group)
+    return f"{model}: {engine}, {said['precision']}, threads {said['engine.threads']} x {instances}"
 
 
 def write_model(workload: Workload, engine: str, directory: Path) -> None:

@@ -108,15 +108,20 @@ class TestServe:
         file.write_text("[server]\ngrpc_port = 1\nhttp_port = 2\n")
         outcome = offramp(
             "serve", "--model-repository", "models", "--config", str(file), "--grpc-port", "0", "--host", "::1",
-            "--in-process", "--log-format", "json", "--log-level", "debug", "--poll-interval", "5",
+            "--in-process", "--log-format", "json", "--log-level", "debug", "--poll-interval", "5", "--no-tune",
         )  # fmt: skip
         [(repository, settings)] = served
         assert (outcome.status, repository) == (0, Path("models"))
         assert (settings.server.grpc_port, settings.server.http_port, settings.server.host) == (0, 2, "::1")
         assert (settings.workers.mode, settings.repository.poll_interval) == ("in-process", 5.0)
         assert (settings.logging.format, settings.logging.level) == ("json", "debug")
+        assert settings.engines.tune == "never"
 
-    def test_without_options_the_defaults_hold(self, offramp: Any, served: list[Any]) -> None:
+    def test_without_options_the_defaults_hold(
+        self, offramp: Any, served: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for variable in ("OFFRAMP_ENGINES__TUNE", "OFFRAMP_ENGINES__CACHE"):
+            monkeypatch.delenv(variable)
         assert offramp("serve", "--model-repository", "models").status == 0
         assert served == [(Path("models"), Settings())]
 

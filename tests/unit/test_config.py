@@ -38,6 +38,7 @@ def test_without_a_file_the_documented_defaults_hold() -> None:
     assert not settings.tls.enabled
     assert not settings.shared_memory.enabled
     assert settings.repository.poll_interval == 0
+    assert (settings.engines.tune, settings.engines.cache) == ("at-load", None)
 
 
 def test_the_command_line_wins_over_the_environment_and_that_over_the_file(file: Path) -> None:
@@ -76,6 +77,8 @@ def test_environment_variables_take_text_numbers_and_booleans() -> None:
         ("[server]\ngrpc_port = 70000", "server.grpc_port: expected a number from 0 to 65535, got 70000"),
         ("[server]\ndrain_timeout = -1", "server.drain_timeout: expected a number of at least 0, got -1"),
         ("[workers]\nmode = 'thread'", 'workers.mode: expected "process" or "in-process", got "thread"'),
+        ("[engines]\ntune = 'always'", 'engines.tune: expected "at-load" or "never", got "always"'),
+        ("[engines]\nbudget = -1", "engines.budget: expected a number of at least 0, got -1"),
         ("[workers]\nmax_attempts = 0", "workers.max_attempts: expected a number from 1 to 10, got 0"),
         ("[telemetry]\ntrace_sample_ratio = 2", "trace_sample_ratio: expected a number from 0 to 1, got 2"),
         ("[shared_memory]\nprefix = 'x'", "shared_memory.prefix: expected a string that begins with its only '/'"),
@@ -141,3 +144,8 @@ def test_a_mistake_in_the_tokens_file_names_that_file(file: Path) -> None:
 def test_two_tokens_of_one_name_are_refused(file: Path) -> None:
     token = f'[[auth.tokens]]\nname = "app"\nrole = "infer"\nsha256 = "{DIGEST}"\n'
     assert 'two tokens are named "app"' in refusal(file, token + token)
+
+
+def test_the_cache_of_engines_lies_where_the_file_says_seen_from_the_file(file: Path) -> None:
+    file.write_text('[engines]\ncache = "engines"\n')
+    assert load_settings(file, environment={}).engines.cache == file.parent / "engines"

@@ -92,7 +92,8 @@ async def test_those_that_are_about_as_fast_are_timed_in_turn_and_the_others_not
     bench = Bench(tmp_path, {FOLDED: Script(1.2, 12), OTHER: Script(1, 10)})
     await bench.tune()
     timings = [label for step, label in bench.stage.happened if step == "time"]
-    assert timings.count(PLAIN) == 2
+    # Two looks at one item and at a batch, which agree.
+    assert timings.count(PLAIN) == 4
     assert timings[-8:] == [FOLDED, FOLDED, OTHER, OTHER] * 2
 
 
@@ -111,11 +112,11 @@ async def test_a_variant_whose_process_was_ended_by_another_one_is_loaded_again_
     bench = Bench(tmp_path, {FOLDED: fails("compare_answers")}, kinds)
     assert (await bench.tune()).choice.label == PLAIN
     assert bench.stage.steps(PLAIN)[:4] == ["load", "write_answers", "time", "time"]
-    assert "load" in bench.stage.steps(PLAIN)[4:]
+    assert "load" in bench.stage.steps(PLAIN)[6:]
 
 
 async def test_a_candidate_that_crashes_in_the_final_is_not_taken(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, {OTHER: Script(1.9, 19, fails={"time": CRASH}, after=3, dies=True)})
+    bench = Bench(tmp_path, {OTHER: Script(1.9, 19, fails={"time": CRASH}, after=5, dies=True)})
     decision = await bench.tune()
     assert decision.choice.label == PLAIN
     assert OTHER in decision.choice.rejected
@@ -130,12 +131,11 @@ async def test_other_answers_are_told_with_their_difference_and_what_is_tolerate
     assert "by nan" in choice.rejected[OTHER]
 
 
-async def test_what_is_missing_or_cannot_run_the_model_is_told_and_not_tried(tmp_path: Path) -> None:
-    kinds = (EAGER, Double(OTHER, lacking="pip install openvino"), Double(BUILT, refused="it is too large"))
+async def test_what_is_not_installed_is_told_and_what_cannot_run_the_model_is_left_alone(tmp_path: Path) -> None:
+    kinds = (EAGER, Double(OTHER, lacking="pip install openvino"), Double(BUILT, refused="it needs a GPU"))
     bench = Bench(tmp_path, {}, kinds)
-    rejected = (await bench.tune()).choice.rejected
-    assert rejected == {OTHER: "pip install openvino", BUILT: "it is too large"}
-    assert bench.stage.steps(OTHER) == []
+    assert (await bench.tune()).choice.rejected == {OTHER: "pip install openvino"}
+    assert bench.stage.steps(OTHER) == bench.stage.steps(BUILT) == []
 
 
 async def test_an_engine_that_auto_leaves_alone_is_not_mentioned(tmp_path: Path) -> None:
