@@ -24,6 +24,7 @@ from offramp_server.cli import (
     routes,
     serve,
     token,
+    tune,
 )
 from offramp_server.cli.failures import Refused, UsageError
 
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         serve,
         check,
         doctor,
+        tune,
         models,
         routes,
         audits,

@@ -44,6 +44,8 @@ def add_to(commands: Commands) -> None:
             help="metrics and probes; default 8002; 0 takes a free one")  # fmt: skip
     setting("--in-process", dest="workers.mode", action="store_const", const="in-process",
             help="run models on a thread of the server: nothing contains a crash")  # fmt: skip
+    setting("--no-tune", dest="engines.tune", action="store_const", const="never",
+            help="compare no engines while models are loaded; what is remembered is used")  # fmt: skip
     setting("--poll-interval", dest="repository.poll_interval", type=float, metavar="SECONDS",
             help="look for changes of the repository so often (default: only when a client asks)")  # fmt: skip
     setting("--log-level", dest="logging.level", metavar="LEVEL", help="debug, info (default), warning or error")

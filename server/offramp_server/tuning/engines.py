@@ -80,6 +80,20 @@ class Engines:
             return decision
         return await self.tune(job, self._settings.budget)
 
+    async def ahead(self, job: Job, budget: float | None, again: bool) -> Decision:
+        """What a server would have to find out when it loads the model; what it did not have the time for as well.
+        `again`: whatever is remembered. Raises LoadError if what `[engine]` names cannot run here."""
+        known = None if again else await self.remembered(job)
+        if job.spec.engine.backend == AUTO:
+            unfit = _bears_no_inputs(job.spec)
+            if unfit:
+                return Decision(replace(plain_choice(job.spec), reason=unfit))
+            return known if known is not None and known.complete else await self.tune(job, budget)
+        usable_kind(job.spec, job.device, job.spec.engine.backend, self._kinds)
+        if not self._builds(job.spec):
+            return Decision(plain_choice(job.spec))
+        return known or await self.build(job)
+
     async def tune(self, job: Job, budget: float | None) -> Decision:
         """Compare everything that `auto` may take, whatever is remembered. `budget` is in seconds."""
         plain, key = plain_choice(job.spec), await self._key(job)
@@ -125,9 +139,7 @@ class Engines:
     def _not_to_be_tuned(self, job: Job) -> str:
         if self._settings.tune == "never" or sys.platform == "win32":
             return plain_choice(job.spec).reason
-        if job.spec.warmup.iterations == 0:
-            return "auto: the plain engine; [warmup] iterations = 0 says that made-up inputs are not for this model"
-        return ""
+        return _bears_no_inputs(job.spec)
 
     # Remembering
 
@@ -156,6 +168,12 @@ class Engines:
     @cached_property
     def _versions(self) -> dict[str, str]:
         return library_versions()
+
+
+def _bears_no_inputs(spec: ModelSpec) -> str:
+    if spec.warmup.iterations == 0:
+        return "auto: the plain engine; [warmup] iterations = 0 says that made-up inputs are not for this model"
+    return ""
 
 
 def _unnamed(job: Job) -> TuningKey:

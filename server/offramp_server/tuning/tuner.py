@@ -46,7 +46,7 @@ class Candidates:
     """What `auto` may take for a model, in order of preference, the plain engine first."""
 
     choices: tuple[EngineChoice, ...]
-    # By name, engines that would be among them if they were installed, or that cannot run this model.
+    # By name, engines that would be among them if something were installed, and what.
     absent: dict[str, str]
 
 
@@ -54,12 +54,14 @@ def candidates(spec: ModelSpec, device: str, kinds: Sequence[EngineKind]) -> Can
     plain = plain_engine(spec)
     choices, absent = [plain], {}
     for kind in kinds:
-        variants = kind.variants(spec, device) if kind.name in ENGINES[spec.format] else ()
-        problem = kind.missing(device) or kind.refusal(spec, device) if variants else ""
-        if problem:
-            absent[kind.name] = problem
+        if kind.name not in ENGINES[spec.format] or kind.refusal(spec, device):
+            continue
+        variants = [EngineChoice(kind.name, variant) for variant in kind.variants(spec, device)]
+        lacking = kind.missing(device) if variants else ""
+        if lacking:
+            absent[kind.name] = lacking
         else:
-            choices += [choice for choice in (EngineChoice(kind.name, each) for each in variants) if choice != plain]
+            choices += [choice for choice in variants if choice != plain]
     return Candidates(tuple(choices), absent)
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from offramp_adapters.routes.plan import Answer as PlannedAnswer
@@ -27,11 +24,9 @@ from offramp_server.scheduling.work import Answer, Work
 from offramp_server.telemetry.stats import Stats
 from offramp_server.tuning.engines import Engines
 from offramp_server.tuning.loading import EngineLoader
+from offramp_server.workers.devices import Devices
 from offramp_server.workers.group import ExecutorFactory, WorkerGroup
 from offramp_server.workers.host import LoadReport
-
-NVIDIA_DRIVER = Path("/dev/nvidiactl")
-CUDA_PROBE = "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"
 
 
 class Head(Protocol):
@@ -94,7 +89,7 @@ class Backend:
         self._groups: dict[str, WorkerGroup] = {}
         self._engines = engines
         self._loader = EngineLoader(engines)
-        self._cuda: bool | None = None
+        self._devices = Devices()
         self._started = False
 
     @property
@@ -108,7 +103,7 @@ class Backend:
     async def load(self, spec: ModelSpec) -> LoadedModel:
         """Load and warm one version. Raises LoadError, and then nothing of it is left."""
         preprocessor = await asyncio.to_thread(load_preprocessor, spec)
-        group = self._group(await self._device(spec))
+        group = self._group(await self._devices.of(spec))
         try:
             handle, report = await self._loader.load(group, spec)
         except BaseException:
@@ -155,27 +150,9 @@ class Backend:
                 self._groups[device].keep_standbys()
         return self._groups[device]
 
-    async def _device(self, spec: ModelSpec) -> str:
-        device = spec.engine.device
-        if device == "auto":
-            return "cuda:0" if spec.format == "pt2" and await self._has_cuda() else "cpu"
-        return "cuda:0" if device == "cuda" else device
-
-    async def _has_cuda(self) -> bool:
-        """Asked of a process of its own, once: the front end never imports torch."""
-        if self._cuda is None:
-            self._cuda = await asyncio.to_thread(_probe_cuda)
-        return self._cuda
-
 
 def _head(spec: ModelSpec) -> Head | None:
     if spec.zero_shot is None:
         return None
     [text] = spec.public_inputs
     return ZeroShot(spec.zero_shot, Target(spec.name, str(spec.version)), text.name, spec.max_batch_size)
-
-
-def _probe_cuda() -> bool:
-    if not NVIDIA_DRIVER.exists():
-        return False
-    return subprocess.run([sys.executable, "-c", CUDA_PROBE], check=False, capture_output=True).returncode == 0
