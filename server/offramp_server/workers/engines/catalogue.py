@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from offramp_server.workers.engines.kind import EngineKind
+from offramp_server.workers.engines.kinds.aot_inductor import AotInductorKind
 from offramp_server.workers.engines.kinds.cuda_graphs import CudaGraphsKind
 from offramp_server.workers.engines.kinds.onnx_runtime import OnnxRuntimeKind
 from offramp_server.workers.engines.kinds.openvino import OpenVinoKind
@@ -17,6 +18,7 @@ def engine_kinds() -> tuple[EngineKind, ...]:
         OnnxRuntimeKind(),
         OpenVinoKind(),
         CudaGraphsKind(),
+        AotInductorKind(),
         TorchTensorRtKind(),
         TorchCompileKind(),
     )

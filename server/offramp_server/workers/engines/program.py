@@ -45,6 +45,9 @@ class Program:
     Results are flattened in the order of torch's pytrees, leaving out what is not a tensor.
     """
 
+    # In a lower precision it has to be called within torch's autocast.
+    autocast = True
+
     def __init__(self, module: GraphModule, fixed: Sequence[object]) -> None:
         """`module` takes its arguments one by one and answers with a tuple. `fixed` has, for each argument, its value,
         or TENSOR."""
@@ -78,6 +81,12 @@ class Program:
         """Weights, buffers and constants: what lives from one call to the next."""
         yield from self.module.parameters()
         yield from self.module.buffers()
+
+    def release(self) -> None:
+        """The modules of an exported program are in cycles; their weights should not wait for the collector."""
+        for module in self.module.modules():
+            module._parameters.clear()
+            module._buffers.clear()
 
 
 def program_of(exported: ExportedProgram, spec: ModelSpec) -> Program:

@@ -5,9 +5,9 @@ On a GPU programs run in a `device_engine.DeviceEngine`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from open_inference.tensor import Tensor
@@ -16,17 +16,34 @@ from offramp_server.engine_report import EngineReport
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.workers.engines import torch_tensors
 from offramp_server.workers.engines.answers import batch_size, check_count, check_output
-from offramp_server.workers.engines.program import Program
 
 LOW_PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 Forward = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
 
+class Computation(Protocol):
+    """A `Program`, or what was built of one."""
+
+    @property
+    def writes_in_place(self) -> bool: ...
+
+    @property
+    def autocast(self) -> bool: ...
+
+    def __call__(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]: ...
+
+    def kept(self) -> Iterable[torch.Tensor]: ...
+
+    def release(self) -> None: ...
+
+
 class TorchEngine:
     """Executes a program as it is, or any other function (a compiled one) that answers the same."""
 
-    def __init__(self, spec: ModelSpec, program: Program, report: EngineReport, forward: Forward | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, program: Computation, report: EngineReport, forward: Forward | None = None
+    ) -> None:
         self.report = report
         self._spec = spec
         self._program = program
@@ -35,7 +52,7 @@ class TorchEngine:
         self._weights = torch_tensors.Addresses(program.kept())
         # Entered anew for every batch; to make them anew would cost as much as a small operator.
         self._inference_mode = torch.inference_mode()
-        self._precision = computing_in(report.precision, torch.device("cpu"))
+        self._precision = computing_in(report.precision if program.autocast else "fp32", torch.device("cpu"))
 
     def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         # torch keeps the number of threads for each thread that calls it, and other engines of the process set it too.
@@ -51,7 +68,7 @@ class TorchEngine:
             return [self._answer(output, result, tensors, batch) for output, result in pairs]
 
     def close(self) -> None:
-        release(self._program)
+        self._program.release()
         self._weights = torch_tensors.Addresses(())
         self._forward = _closed
 
@@ -70,13 +87,6 @@ def declared_precision(precision: str, output: TensorSpec, result: torch.Tensor)
     if precision not in LOW_PRECISIONS or not result.is_floating_point():
         return result
     return result.to(torch_tensors.TORCH_TYPES[output.datatype])
-
-
-def release(program: Program) -> None:
-    """The modules of an exported program are in cycles; their weights should not wait for the collector."""
-    for module in program.module.modules():
-        module._parameters.clear()
-        module._buffers.clear()
 
 
 def computing_in(precision: str, device: torch.device, remember: bool = True) -> AbstractContextManager[Any]:

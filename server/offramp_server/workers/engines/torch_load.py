@@ -22,7 +22,7 @@ from offramp_server.workers.engines.graph_buckets import GraphBuckets
 from offramp_server.workers.engines.kind import EngineRequest
 from offramp_server.workers.engines.program import ExportedProgram, Program, load_exported, move, program_of
 from offramp_server.workers.engines.torch_compile import compile_program
-from offramp_server.workers.engines.torch_eager import TorchEngine, computing_in, release
+from offramp_server.workers.engines.torch_eager import TorchEngine, computing_in
 from offramp_server.workers.engines.torch_rewrite import rewritten_program
 
 # torch traces programs with state of the whole process: of two threads that load or compile at once, one fails
@@ -64,7 +64,7 @@ def graph_engine(spec: ModelSpec, program: Program, report: EngineReport, accele
 
     def close() -> None:
         graphs.close()
-        release(program)
+        program.release()
 
     captured = DeviceProgram(graphs, list(program.kept()), answers_are_overwritten=True, close=close)
     return DeviceEngine(spec, captured, report, accelerator)
@@ -77,7 +77,7 @@ def _engine(spec: ModelSpec, program: Program, report: EngineReport, forward: Fo
         forward or program,
         list(program.kept()),
         writes_to_inputs=program.writes_in_place,
-        close=lambda: release(program),
+        close=program.release,
     )
     return DeviceEngine(spec, on_device, report, CudaAccelerator(torch.device(report.device)))
 
