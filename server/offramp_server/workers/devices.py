@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 from offramp_server.model_spec import ModelSpec
+from offramp_server.workers.engines.kinds.onnx_runtime import OnnxRuntimeKind
 
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
+_FIRST_GPU = "cuda:0"
 CUDA_PROBE = "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"
 
 
@@ -23,14 +25,20 @@ class Devices:
         """cpu | cuda:N"""
         device = spec.engine.device
         if device == "auto":
-            return "cuda:0" if spec.format == "pt2" and await self._has_cuda() else "cpu"
-        return "cuda:0" if device == "cuda" else device
+            return _FIRST_GPU if _could_use_cuda(spec) and await self._has_cuda() else "cpu"
+        return _FIRST_GPU if device == "cuda" else device
 
     async def _has_cuda(self) -> bool:
         """Asked of a process of its own, once: the front end never imports torch."""
         if self._cuda is None:
             self._cuda = await asyncio.to_thread(_probe_cuda)
         return self._cuda
+
+
+def _could_use_cuda(spec: ModelSpec) -> bool:
+    """Whether an engine for GPUs that is installed runs files of this format, and this one."""
+    onnx = OnnxRuntimeKind()
+    return spec.format == "pt2" or not (onnx.missing(_FIRST_GPU) or onnx.refusal(spec, _FIRST_GPU))
 
 
 def _probe_cuda() -> bool:
