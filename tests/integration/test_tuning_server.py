@@ -204,7 +204,8 @@ async def test_a_model_that_cannot_bear_made_up_inputs_is_not_tuned(
 
 def test_a_second_start_compares_and_builds_nothing(repository: Path, tmp_path: Path) -> None:
     write_convolutions(repository)
-    environment = {"OFFRAMP_ENGINES__TUNE": "at-load", "OFFRAMP_ENGINES__CACHE": str(tmp_path / "cache")}
+    environment = {"OFFRAMP_ENGINES__TUNE": "at-load", "OFFRAMP_ENGINES__CACHE": str(tmp_path / "cache"),
+                   "OFFRAMP_ENGINES__BUDGET": "20"}  # fmt: skip
     chosen = []
     for tunings in (1, 0):
         with serving(repository, environment=environment) as server, Client(server.grpc) as client:

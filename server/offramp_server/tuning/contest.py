@@ -6,6 +6,7 @@ with it are loaded into a new process when their turn comes.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import math
@@ -26,6 +27,8 @@ from offramp_server.workers.engines.parity import tolerance
 # other take a hundred times as long.
 STEADY = 0.1
 MOST_LOOKS = 5
+# Between them, so that whoever else computes may be done.
+PAUSE_SECONDS = 0.2
 # Rounds in which the best are timed in turn, so that other load on the machine meets all of them alike.
 ROUNDS = 5
 LEAST_ROUNDS = 2
@@ -216,6 +219,7 @@ class Contest:
     async def _steadily_timed(self, entrant: _Entrant) -> Measurement:
         looks = [await self._timed(entrant)]
         while len(looks) < MOST_LOOKS and not _agree(looks):
+            await asyncio.sleep(PAUSE_SECONDS if len(looks) > 1 else 0)
             looks.append(await self._timed(entrant))
         return functools.reduce(_better, looks)
 
