@@ -16,6 +16,8 @@ from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError, ModelFailed
 from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.scheduling.held import Keep
+from offramp_server.workers.engines.aot_load import Packages
+from offramp_server.workers.engines.aot_packages import Manifest
 from offramp_server.workers.engines.device_engine import DeviceEngine, DeviceProgram
 from offramp_server.workers.engines.graph_buckets import bucket_sizes
 from offramp_server.workers.engines.kinds.cuda_graphs import CudaGraphsKind
@@ -162,6 +164,25 @@ def test_what_stays_on_the_device_is_not_overwritten_and_can_be_computed_with(
     again, _ = engine.execute([rows, *pair(0, 1, rows=3)[1:]])
     assert again.numpy().tolist() == [[5.0] * 4] * 3
     assert set(difference.numpy().reshape(-1).tolist()) == {2.0}
+
+
+def test_packages_that_were_compiled_ahead_are_captured_in_the_same_way(images_spec: ModelSpec) -> None:
+    program = program_of(load_exported(images_spec), images_spec)
+    called: list[int] = []
+
+    def run(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        called.append(tensors[0].shape[0])
+        return program(tensors)
+
+    manifest = Manifest(packages=(), writes_in_place=False, lent=())
+    packages = Packages(manifest, dict.fromkeys(range(1, LARGEST + 1), run), batches=True)
+    engine = graph_engine(images_spec, packages, report(images_spec), StrictAccelerator())
+    captured_for = set(called)
+    called.clear()
+    [answer] = engine.execute(image(IMAGES[:5]))
+    [expected] = load_engine(images_spec, "cpu", 1).execute(image(IMAGES[:5]))
+    np.testing.assert_allclose(answer.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert (captured_for, called) == ({1, 2, 4, 8, 11}, [])
 
 
 class AddInPlace(nn.Module):

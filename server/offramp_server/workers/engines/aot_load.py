@@ -16,7 +16,7 @@ from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.device_engine import DeviceEngine, DeviceProgram
 from offramp_server.workers.engines.kind import EngineRequest
 from offramp_server.workers.engines.torch_eager import TorchEngine
-from offramp_server.workers.engines.torch_load import TRACING, checked_device
+from offramp_server.workers.engines.torch_load import TRACING, checked_device, graph_engine
 
 Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
 
@@ -54,11 +54,7 @@ def load_packages(request: EngineRequest) -> Engine:
     """Raises LoadError."""
     spec = request.spec
     device = checked_device(spec, request.device)
-    manifest = read_manifest(request.artifacts)
-    with TRACING:
-        opened = [(package, open_package(request.artifacts / package.file, device)) for package in manifest.packages]
-    runs = {size: run for package, run in opened for size in _within(package, max(spec.max_batch_size, 1))}
-    packages = Packages(manifest, runs, spec.batches)
+    packages = _opened(request, device)
     report = replace(request.report(), device=str(device))
     if device.type == "cpu":
         return TorchEngine(spec, packages, report)
@@ -66,6 +62,22 @@ def load_packages(request: EngineRequest) -> Engine:
         packages, (), writes_to_inputs=packages.writes_in_place, autocast=False, close=packages.release
     )
     return DeviceEngine(spec, function, report, CudaAccelerator(device))
+
+
+def load_captured_packages(request: EngineRequest) -> Engine:
+    """Packages in CUDA graphs. Raises LoadError."""
+    device = checked_device(request.spec, request.device)
+    report = replace(request.report(), device=str(device))
+    return graph_engine(request.spec, _opened(request, device), report, CudaAccelerator(device))
+
+
+def _opened(request: EngineRequest, device: torch.device) -> Packages:
+    spec = request.spec
+    manifest = read_manifest(request.artifacts)
+    with TRACING:
+        opened = [(package, open_package(request.artifacts / package.file, device)) for package in manifest.packages]
+    runs = {size: run for package, run in opened for size in _within(package, max(spec.max_batch_size, 1))}
+    return Packages(manifest, runs, spec.batches)
 
 
 def open_package(path: Path, device: torch.device) -> Run:

@@ -22,7 +22,7 @@ from offramp_server.workers.engines.graph_buckets import GraphBuckets
 from offramp_server.workers.engines.kind import EngineRequest
 from offramp_server.workers.engines.program import ExportedProgram, Program, load_exported, move, program_of
 from offramp_server.workers.engines.torch_compile import compile_program
-from offramp_server.workers.engines.torch_eager import TorchEngine, computing_in
+from offramp_server.workers.engines.torch_eager import Computation, TorchEngine, computing_in
 from offramp_server.workers.engines.torch_rewrite import rewritten_program
 
 # torch traces programs with state of the whole process: of two threads that load or compile at once, one fails
@@ -54,19 +54,22 @@ def load_captured(request: EngineRequest) -> Engine:
         return graph_engine(request.spec, program, report, accelerator)
 
 
-def graph_engine(spec: ModelSpec, program: Program, report: EngineReport, accelerator: Accelerator) -> DeviceEngine:
+def graph_engine(spec: ModelSpec, program: Computation, report: EngineReport, accelerator: Accelerator) -> DeviceEngine:
     """The program captured for every batch size. Raises LoadError."""
+    precision = report.precision if program.autocast else "fp32"
     # What is cast while it is captured lives in the graph; a cast that was remembered before would be freed too early.
     with torch.inference_mode():
         graphs = GraphBuckets(
-            spec, program, accelerator, lambda: computing_in(report.precision, accelerator.device, remember=False)
+            spec, program, accelerator, lambda: computing_in(precision, accelerator.device, remember=False)
         )
 
     def close() -> None:
         graphs.close()
         program.release()
 
-    captured = DeviceProgram(graphs, list(program.kept()), answers_are_overwritten=True, close=close)
+    captured = DeviceProgram(
+        graphs, list(program.kept()), answers_are_overwritten=True, autocast=program.autocast, close=close
+    )
     return DeviceEngine(spec, captured, report, accelerator)
 
 

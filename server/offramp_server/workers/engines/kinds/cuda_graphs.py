@@ -6,16 +6,21 @@ from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.kind import EngineRequest
 from offramp_server.workers.engines.kinds import torch_models
+from offramp_server.workers.engines.kinds.aot_inductor import AotInductorKind
 from offramp_server.workers.engines.kinds.torch_models import CHANNELS_LAST, FOLDED
+
+# What Inductor has compiled ahead is captured, instead of the program's own operators.
+PACKAGES = "over aot-inductor"
 
 
 class CudaGraphsKind:
-    """The operators of an exported program as they are, captured for a few batch sizes and replayed in one call."""
+    """The operators of an exported program, captured for a few batch sizes and replayed in one call."""
 
     name = "cuda-graphs"
 
     def builds(self, spec: ModelSpec) -> bool:
-        return False
+        """For one of its variants."""
+        return True
 
     def missing(self, device: str) -> str:
         return torch_models.missing(device)
@@ -28,12 +33,18 @@ class CudaGraphsKind:
         )
 
     def variants(self, spec: ModelSpec, device: str) -> tuple[str, ...]:
-        return ("", FOLDED, CHANNELS_LAST)
+        return ("", FOLDED, CHANNELS_LAST, PACKAGES)
 
     def build(self, request: EngineRequest) -> None:
-        """There is nothing to build: a graph is bound to the memory of its process."""
+        """A graph itself is bound to the memory of its process."""
+        if request.choice.variant == PACKAGES:
+            AotInductorKind().build(request)
 
     def load(self, request: EngineRequest) -> Engine:
+        if request.choice.variant == PACKAGES:
+            from offramp_server.workers.engines.aot_load import load_captured_packages
+
+            return load_captured_packages(request)
         from offramp_server.workers.engines.torch_load import load_captured
 
         return load_captured(request)
