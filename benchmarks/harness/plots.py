@@ -69,6 +69,7 @@ def draw_open(samples: Sequence[OpenSample], path: Path) -> None:
         over_rate(answered, mine, colours, lambda sample: 100 * sample.in_time / sample.requests)
         over_rate(latency, mine, colours, lambda sample: sample.p99_ms)
         answered.set_ylabel("answered in time, %")
+        answered.set_ylim(0, 105)
         latency.set_ylabel("p99 ms (not drawn: not answered in time)")
         latency.set_yscale("log")
         for plot in (answered, latency):
