@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from machine_fakes import FakeGpu, FakeNvml, v2_machine, write_machine
 from model_files import write_linear_onnx
 from offramp_server.cli.main import main
 from offramp_server.config import ServerSettings, Settings
-from offramp_server.doctor.engines import IMPORTS, engines, imports, lacking_engines
+from offramp_server.doctor.engines import IMPORTS, engines, imports, lacking_engines, unmappable
 from offramp_server.doctor.machine import gpus, machine
 from offramp_server.doctor.server import configuration, engine_cache
 from offramp_server.doctor.software import software
@@ -217,6 +218,11 @@ class TestEngines:
         kinds = [FakeKind("good"), NeedsGpu("graphs")]
         assert dict(engines("cpu", kinds).lines)["graphs"] == "no: it needs a GPU"
         assert dict(engines("cuda:0", kinds).lines)["graphs"].startswith("yes")
+
+    def test_that_unpack_code_are_warned_of_a_folder_where_none_may_run(self, tmp_path: Path) -> None:
+        assert unmappable(tmp_path, lambda folder: os.ST_NOSUID) == ()
+        [warning] = unmappable(tmp_path, lambda folder: os.ST_NOEXEC | os.ST_NOSUID)
+        assert f"{tmp_path} is mounted noexec" in warning
 
     def test_none_at_all_is_a_problem(self) -> None:
         [problem] = engines("cpu", [FakeKind("bad", "gone")]).problems

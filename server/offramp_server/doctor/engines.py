@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +44,10 @@ IMPORT_SECONDS = 120.0
 _SAMPLE = TensorSpec("x", "FP32", (4,), (None,), (None,))
 
 
+def _mount_flags(folder: Path) -> int:
+    return os.statvfs(folder).f_flag
+
+
 def engines(device: str, kinds: Sequence[EngineKind] | None = None, installed: VersionOf = version_of) -> Section:
     """`device`: where models run that do not say, "cpu" or "cuda:0"."""
     kinds = engine_kinds() if kinds is None else kinds
@@ -62,7 +67,17 @@ def engines(device: str, kinds: Sequence[EngineKind] | None = None, installed: V
     problems = (
         () if any(auto.values()) else ("no engine can run here; install one with: pip install 'offramp[server]'",)
     )
-    return Section("engines", tuple(lines), facts, problems)
+    return Section("engines", tuple(lines), facts, problems, unmappable(Path(tempfile.gettempdir())))
+
+
+def unmappable(folder: Path, flags: Callable[[Path], int] = _mount_flags) -> tuple[str, ...]:
+    """A warning if code that is unpacked in the temporary folder could not be run."""
+    if not flags(folder) & os.ST_NOEXEC:
+        return ()
+    return (
+        f"{folder} is mounted noexec, and torch could not load packages of aot-inductor from there; mount it with exec "
+        "(docker run --tmpfs /tmp:exec), or set TMPDIR to another folder",
+    )
 
 
 def _versions(engine: str, installed: VersionOf) -> str:
