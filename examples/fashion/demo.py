@@ -40,6 +40,8 @@ TEACHER = "fashion-teacher"
 CALLERS = 8
 READY_SECONDS, STOP_SECONDS = 300.0, 60.0
 HEADER = ("model", "engine", "accuracy", "agreement", "p50 ms", "p99 ms", "requests/s", "bytes")
+# Seconds that the server may spend on choosing the engine of a model at its first start.
+TUNING_SECONDS = "8"
 # One network in parts, which only its route runs.
 STAGES = "fashion-exits"
 # What answers a request: models by themselves, and routes.
@@ -66,6 +68,8 @@ class Model:
 
     name: str
     engine: str
+    # Why this one.
+    reason: str
     size_bytes: int
     # The class it gave to each image of the sample, int64 [N].
     answers: NDArray[np.int64]
@@ -76,7 +80,7 @@ class Model:
     def cells(self, labels: NDArray[np.int64], teacher: Model) -> tuple[str, ...]:
         return (
             self.name,
-            self.engine,
+            self.engine.partition(":")[0],
             f"{(self.answers == labels).mean():.1%}",
             f"{(self.answers == teacher.answers).mean():.1%}",
             f"{self.alone.percentile(50) * 1e3:.2f}",
@@ -146,7 +150,7 @@ async def running_server(repository: Path) -> AsyncIterator[str]:
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "offramp_server", "serve", "--model-repository", str(repository),
         "--grpc-port", "0", "--http-port", "0", "--log-level", "warning",
-        stdout=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, env={"OFFRAMP_ENGINES__BUDGET": TUNING_SECONDS, **os.environ},
     )  # fmt: skip
     try:
         yield await ready_address(server)
@@ -216,7 +220,9 @@ async def measure(client: AsyncClient, model: str, size_bytes: int, sample: Data
     for measurement in (alone, together):
         if measurement.errors:
             raise DemoError(f"requests failed: {dict(measurement.errors)}")
-    return Model(model, config.backend, size_bytes, answers, alone, together)
+    variant, reason = (config.parameters.get(f"engine.{key}", "") for key in ("variant", "reason"))
+    engine = f"{config.backend}: {variant}" if variant else config.backend
+    return Model(model, engine, reason, size_bytes, answers, alone, together)
 
 
 async def measure_way(client: AsyncClient, title: str, name: str, sample: Dataset, seconds: float) -> Way:
@@ -270,6 +276,9 @@ def report(models: Sequence[Model], ways: Sequence[Way], sample: Dataset, second
         f"requests/s with {CALLERS}, one image a request, {seconds:g} s each; client and server share "
         f"{os.cpu_count()} cores.\n"
     )
+    say("which engine runs each of them, chosen at the server's first start and remembered:\n")
+    say(table(("model", "engine", "why"), [(model.name, model.engine, model.reason) for model in models]))
+    say("")
     rows = [way.cells(sample.labels, teacher.answers) for way in ways]
     say(table(PATHS_HEADER, rows, right=range(1, len(PATHS_HEADER) - 1)))
     say(f"\nas above, all of it with {CALLERS} callers; which exit answered is said with every answer.")
