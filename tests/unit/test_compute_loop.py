@@ -205,4 +205,4 @@ def test_time_is_counted_once_where_batches_overlap(host: ModelHost, monkeypatch
     first, second = (host.begin(STAGING, rows([value])) for value in (1.0, 2.0))
     assert first is not None
     assert second is not None
-    assert [host.finish(begun).infer_ns for begun in (first, second)] == [40, 30]
+    assert [host.finish(begun)[1] for begun in (first, second)] == [40, 30]

@@ -199,4 +199,4 @@ def test_the_host_says_how_often_each_batch_was_cut(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("offramp_server.workers.engines.warmup.warm_up", lambda *arguments: {1: 0.1})
     host = ModelHost()
     host.load(1, SPEC, Placement("cuda:0", 1))
-    assert [host.execute(1, rows(range(count))).splits for count in (1, 2, 8)] == [0, 0, 3]
+    assert [host.execute(1, rows(range(count)))[2] for count in (1, 2, 8)] == [0, 0, 3]

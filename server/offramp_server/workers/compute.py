@@ -11,27 +11,24 @@ import os
 import select
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from offramp_server.scheduling.held import Keep
 from offramp_server.workers import frame
-from offramp_server.workers.host import Begun, Computed, ModelHost
+from offramp_server.workers.host import Begun, ModelHost
 from offramp_server.workers.slab import Slab
 
 log = logging.getLogger("offramp.worker")
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(NamedTuple):
     """What is left to do about a batch once it is computed."""
 
     slab: Slab
     keep: Keep | None
+    staying: int
     input_ns: int
-
-    @property
-    def staying(self) -> int:
-        return self.keep.only_kept if self.keep else 0
+    begun: Begun
 
 
 class ComputeLoop:
@@ -43,7 +40,7 @@ class ComputeLoop:
         self._responses = responses
         self._slabs = slabs
         self._turn = 0
-        self._under_way: tuple[_Task, Begun] | None = None
+        self._under_way: _Task | None = None
         self._more = select.poll()
         self._more.register(requests, select.POLLIN)
 
@@ -54,7 +51,7 @@ class ComputeLoop:
     def step(self) -> None:
         """Take the next batch, waiting for one; or finish what is under way if none has come meanwhile."""
         if self._under_way is not None and not self._more.poll(0):
-            self._finish()
+            self._finish(self._under_way)
             return
         os.eventfd_read(self._requests)
         slab = self._slabs[self._turn]
@@ -64,50 +61,43 @@ class ComputeLoop:
     def _take(self, slab: Slab) -> None:
         host = self._host
         started = time.monotonic_ns()
-        begun = None
         try:
+            begun = None
             request = frame.read_request(slab)
             host.kept.release(request.released)
-            inputs = host.kept.resolved(request.inputs)
-            task = _Task(slab, request.keep, time.monotonic_ns() - started)
+            keep, inputs = request.keep, host.kept.resolved(request.inputs)
+            prepared = time.monotonic_ns()
+            staying = keep.only_kept if keep else 0
             if request.handle in host.staged:
-                begun = host.begin(request.handle, inputs, task.staying)
-            # In their order, and before anything is executed: the device has room for one then.
-            self._finish()
+                begun = host.begin(request.handle, inputs, staying)
+            if self._under_way is not None:
+                # In their order, and before anything is executed: the device has room for one then.
+                self._finish(self._under_way)
             if begun is None:
-                self._answer(task, host.execute(request.handle, inputs, task.staying))
+                outputs, infer_ns, splits = host.execute(request.handle, inputs, staying)
+                frame.write_outputs(slab, outputs, prepared - started, infer_ns, time.monotonic_ns, staying, splits)
+                if keep:
+                    # Once nothing can go wrong any more: nobody would let go of it.
+                    host.kept.keep(keep, outputs)
+            else:
+                self._under_way = _Task(slab, keep, staying, prepared - started, begun)
+                return
         except Exception as error:
-            self._finish()
+            if self._under_way is not None:
+                self._finish(self._under_way)
             _answer_error(slab, error)
-        if begun is None:
-            os.eventfd_write(self._responses, 1)
-        else:
-            self._under_way = (task, begun)
+        os.eventfd_write(self._responses, 1)
 
-    def _finish(self) -> None:
-        """Answer what is under way, if anything is."""
-        if self._under_way is None:
-            return
-        (task, begun), self._under_way = self._under_way, None
+    def _finish(self, task: _Task) -> None:
+        self._under_way = None
         try:
-            self._answer(task, self._host.finish(begun))
+            outputs, infer_ns, splits = self._host.finish(task.begun)
+            frame.write_outputs(task.slab, outputs, task.input_ns, infer_ns, time.monotonic_ns, task.staying, splits)
+            if task.keep:
+                self._host.kept.keep(task.keep, outputs)
         except Exception as error:
             _answer_error(task.slab, error)
         os.eventfd_write(self._responses, 1)
-
-    def _answer(self, task: _Task, computed: Computed) -> None:
-        frame.write_outputs(
-            task.slab,
-            computed.outputs,
-            task.input_ns,
-            computed.infer_ns,
-            time.monotonic_ns,
-            task.staying,
-            computed.splits,
-        )
-        if task.keep:
-            # Once nothing can go wrong any more: nobody would let go of it.
-            self._host.kept.keep(task.keep, computed.outputs)
 
 
 def _answer_error(slab: Slab, error: Exception) -> None:

@@ -19,7 +19,7 @@ from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.batch import Batch, BatchSink
 from offramp_server.scheduling.held import HeldMemory
 from offramp_server.scheduling.work import Timing
-from offramp_server.workers.host import Computed, LoadReport, ModelHost, Placement
+from offramp_server.workers.host import LoadReport, ModelHost, Placement
 from offramp_server.workers.kept import HeldInput, places_of
 
 SLOTS = 3
@@ -94,21 +94,20 @@ class ThreadExecutor:
         try:
             if batch.held:
                 inputs = self._host.kept.resolved(inputs)
-            computed = self._host.execute(batch.handle, inputs, staying)
+            outputs, infer_ns, splits = self._host.execute(batch.handle, inputs, staying)
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             return lambda: self._report_failure(batch, message)
-        outputs = computed.outputs
         if batch.keep:
             self._host.kept.keep(batch.keep, outputs)
             outputs = [_without_data(each) if staying >> at & 1 else each for at, each in enumerate(outputs)]
         finished_ns = time.monotonic_ns()
-        return lambda: self._report(batch, outputs, computed, finished_ns)
+        return lambda: self._report(batch, outputs, infer_ns, splits, finished_ns)
 
-    def _report(self, batch: Batch, outputs: list[Tensor], computed: Computed, finished_ns: int) -> None:
+    def _report(self, batch: Batch, outputs: list[Tensor], infer_ns: int, splits: int, finished_ns: int) -> None:
         self.in_flight -= 1
-        before_ns = max(0, finished_ns - batch.sent_ns - computed.infer_ns)
-        timing = Timing(before_ns, computed.infer_ns, time.monotonic_ns() - finished_ns, computed.splits)
+        before_ns = max(0, finished_ns - batch.sent_ns - infer_ns)
+        timing = Timing(before_ns, infer_ns, time.monotonic_ns() - finished_ns, splits)
         self._sink.completed(self, batch, outputs, timing)
 
     def _report_failure(self, batch: Batch, message: str) -> None:

@@ -49,9 +49,11 @@ class WithinMemory:
     def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         """As `Engine.execute`. Raises ModelFailed for one row that does not fit."""
         if self._limit is None:
-            outputs = self._attempt(inputs, staying)
-            if outputs is not None:
-                return outputs
+            try:
+                return self.engine.execute(inputs, staying)
+            except Exception as error:
+                self._raise_unless_memory_ran_out(inputs, error)
+            free_caches()
             self._did_not_fit(inputs)
         return self._in_parts(inputs, staying)
 
@@ -67,9 +69,7 @@ class WithinMemory:
         try:
             return self.engine.execute(inputs, staying)
         except Exception as error:
-            if not ran_out_of_memory(error):
-                raise
-            self._tell(inputs, error)
+            self._raise_unless_memory_ran_out(inputs, error)
         # Not before the error is gone, whose traceback holds on to the tensors.
         free_caches()
         return None
@@ -128,7 +128,9 @@ class WithinMemory:
         if self._limit >= self._largest_failed:
             self._limit = None
 
-    def _tell(self, inputs: Sequence[Tensor], error: Exception) -> None:
+    def _raise_unless_memory_ran_out(self, inputs: Sequence[Tensor], error: Exception) -> None:
+        if not ran_out_of_memory(error):
+            raise error
         if not self._told:
             self._told = True
             rows = inputs[0].shape[0] if self._spec.batches and inputs else 1
