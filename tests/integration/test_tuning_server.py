@@ -154,8 +154,8 @@ async def test_a_tuner_that_fails_leaves_a_served_model(
     async with running(repository, settings) as core:
         await answers(core)
         assert parameters(core)["engine.reason"] == (
-            "auto: the plain engine; nothing could be compared with it, as it crashed with SIGSEGV while it was loaded "
-            "in a trial"
+            "auto: the plain engine; nothing could be compared with it, since its own trial crashed with SIGSEGV while "
+            "it was loaded"
         )
 
 
@@ -205,7 +205,7 @@ async def test_a_model_that_cannot_bear_made_up_inputs_is_not_tuned(
 def test_a_second_start_compares_and_builds_nothing(repository: Path, tmp_path: Path) -> None:
     write_convolutions(repository)
     environment = {"OFFRAMP_ENGINES__TUNE": "at-load", "OFFRAMP_ENGINES__CACHE": str(tmp_path / "cache"),
-                   "OFFRAMP_ENGINES__BUDGET": "20"}  # fmt: skip
+                   "OFFRAMP_ENGINES__BUDGET": "10"}  # fmt: skip
     chosen = []
     for tunings in (1, 0):
         with serving(repository, environment=environment) as server, Client(server.grpc) as client:
@@ -216,7 +216,7 @@ def test_a_second_start_compares_and_builds_nothing(repository: Path, tmp_path: 
             chosen.append(dict(client.model_config("net").parameters))
     assert builds == 0
     assert chosen[0] == chosen[1]
-    assert "engine.measured.torch-eager (batch norms folded)" in chosen[0]
+    assert "engines are compared from" not in chosen[0]["engine.reason"]
 
 
 def write_convolutions(repository: Path, name: str = "net") -> None:

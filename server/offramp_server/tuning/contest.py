@@ -29,6 +29,8 @@ STEADY = 0.1
 MOST_LOOKS = 5
 # Between them, so that whoever else computes may be done.
 PAUSE_SECONDS = 0.2
+# After which no further look begins.
+LOOKS_SECONDS = 2.0
 # Rounds in which the best are timed in turn, so that other load on the machine meets all of them alike.
 ROUNDS = 5
 LEAST_ROUNDS = 2
@@ -124,9 +126,12 @@ class Contest:
     async def begin(self, plain: EngineChoice) -> None:
         """The plain engine comes first. Raises TrialFailed: then there is nothing to compare with."""
         entrant = self._entrants[plain.label] = _Entrant(plain, next(self._numbers))
-        trial = await self._loaded(entrant)
-        await trial.write_answers(entrant.number, self._options.folder, self._timeout())
-        self.measured[plain.label] = await self._steadily_timed(entrant)
+        try:
+            trial = await self._loaded(entrant)
+            await trial.write_answers(entrant.number, self._options.folder, self._timeout())
+            self.measured[plain.label] = await self._steadily_timed(entrant)
+        except TimedOut as error:
+            raise self._with_budget(error) from error
 
     async def enter(self, choice: EngineChoice) -> None:
         """It is measured then, or rejected."""
@@ -217,8 +222,12 @@ class Contest:
         return difference
 
     async def _steadily_timed(self, entrant: _Entrant) -> Measurement:
+        started = self._options.now()
         looks = [await self._timed(entrant)]
         while len(looks) < MOST_LOOKS and not _agree(looks):
+            taken = self._options.now() - started
+            if taken > min(LOOKS_SECONDS, self._time_left() / 2):
+                break
             await asyncio.sleep(PAUSE_SECONDS if len(looks) > 1 else 0)
             looks.append(await self._timed(entrant))
         return functools.reduce(_better, looks)
@@ -269,10 +278,13 @@ class Contest:
         return min(self._options.step_timeout, self._time_left())
 
     def _reject(self, label: str, error: TrialFailed) -> None:
-        if isinstance(error, TimedOut) and self._time_left() <= 0:
-            error = self._out_of_time(str(error))
+        error = self._with_budget(error)
         self.complete = self.complete and not error.passing
         self.rejected[label] = str(error).removeprefix(f'model "{self._job.spec.name}": ')
+
+    def _with_budget(self, error: TrialFailed) -> TrialFailed:
+        """The same, and that it was the budget that was over."""
+        return self._out_of_time(str(error)) if isinstance(error, TimedOut) and self._time_left() <= 0 else error
 
     def _out_of_time(self, what: str) -> TrialFailed:
         return TrialFailed(

@@ -105,7 +105,7 @@ class Engines:
         try:
             decision = await self._tuner.tune(job, key or _unnamed(job), budget)
         except TrialFailed as error:
-            return _untuned(plain, f"nothing could be compared with it, as it {error} in a trial")
+            decision = _untuned(plain, f"nothing could be compared with it, since its own trial {error}")
         except Exception as error:
             # The model is served without.
             log.exception('the engines for model "%s" could not be compared', job.spec.name)
