@@ -95,7 +95,7 @@ def taken_by_auto(options: argparse.Namespace) -> dict[str, Auto]:
 
 def as_auto(tuned: dict[str, object]) -> Auto:
     variant = f" ({tuned['variant']})" if tuned["variant"] else ""
-    return Auto(f"{tuned['backend']}{variant}", int(str(tuned["threads"])), str(tuned["reason"]))
+    return Auto(f"{tuned['backend']}{variant}", int(str(tuned["threads"])), str(tuned["reason"]).removeprefix("auto: "))
 
 
 def write(run: EngineRun, directory: Path, name: str) -> None:

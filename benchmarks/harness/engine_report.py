@@ -102,9 +102,7 @@ def _model(times: ModelTimes, auto: Auto | None) -> str:
     ]
     left_out = "".join(f"* not run, {label}: {one_line(reason)}\n" for label, reason in times.left_out.items())
     said = (
-        ""
-        if auto is None
-        else f"\n`auto` took {auto.label}, {auto.threads or 'the usual'} threads: {auto.reason.removeprefix('auto: ')}.\n"
+        "" if auto is None else f"\n`auto` took {auto.label}, {auto.threads or 'the usual'} threads: {auto.reason}.\n"
     )
     return f"## {times.model}\n\n{table(columns, rows)}{said}\n{left_out}"
 
