@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from offramp_server.model_spec import VARIABLE, ModelSpec, TensorSpec
 from offramp_server.workers.engines.base import Engine
 
 _SEED = 0
+_Integers: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], npt.NDArray[Any]]
 
 
 def warm_up(engine: Engine, spec: ModelSpec) -> dict[int, float]:
@@ -41,7 +43,16 @@ def sample_inputs(spec: ModelSpec, items: int) -> list[Tensor]:
     The same call always returns the same values.
     """
     generator = np.random.default_rng(_SEED)
-    return [_sample(spec, tensor, items, generator) for tensor in spec.inputs]
+    return [_sample(spec, tensor, items, generator, _zeros) for tensor in spec.inputs]
+
+
+def telling_inputs(spec: ModelSpec, items: int) -> list[Tensor]:
+    """Inputs whose answers tell engines apart: integers are zeros and ones, as in a mask, and not all alike.
+
+    A model that knows one index only may not bear them. The same call always returns the same values.
+    """
+    generator = np.random.default_rng(_SEED)
+    return [_sample(spec, tensor, items, generator, _bits) for tensor in spec.inputs]
 
 
 def _seconds(engine: Engine, spec: ModelSpec, items: int) -> float:
@@ -63,11 +74,13 @@ def _timed(engine: Engine, inputs: list[Tensor]) -> float:
     return time.perf_counter() - started
 
 
-def _sample(spec: ModelSpec, tensor: TensorSpec, items: int, generator: np.random.Generator) -> Tensor:
+def _sample(
+    spec: ModelSpec, tensor: TensorSpec, items: int, generator: np.random.Generator, integers: _Integers
+) -> Tensor:
     dims = tuple(_dim(spec, tensor, position) for position in range(len(tensor.dims)))
     shape = (items, *dims) if spec.batches else dims
     datatype = None if tensor.datatype == BYTES else tensor.datatype
-    return Tensor.from_numpy(tensor.name, _values(tensor.datatype, shape, generator), datatype)
+    return Tensor.from_numpy(tensor.name, _values(tensor.datatype, shape, generator, integers), datatype)
 
 
 def _dim(spec: ModelSpec, tensor: TensorSpec, position: int) -> int:
@@ -78,7 +91,9 @@ def _dim(spec: ModelSpec, tensor: TensorSpec, position: int) -> int:
     return min(max(spec.warmup.variable_dim, low), high)
 
 
-def _values(datatype: str, shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:
+def _values(
+    datatype: str, shape: tuple[int, ...], generator: np.random.Generator, integers: _Integers
+) -> npt.NDArray[Any]:
     if datatype == BYTES:
         return np.full(shape, b"warm-up", dtype=object)
     if datatype == BF16:
@@ -86,4 +101,15 @@ def _values(datatype: str, shape: tuple[int, ...], generator: np.random.Generato
     dtype = NUMPY_TYPES[datatype]
     if dtype.kind == "f":
         return (0.1 * generator.standard_normal(shape)).astype(dtype)
-    return np.zeros(shape, dtype=dtype)
+    return integers(shape, generator).astype(dtype)
+
+
+def _zeros(shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:
+    return np.zeros(shape, dtype=np.uint8)
+
+
+def _bits(shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:
+    bits = generator.integers(0, 2, shape, dtype=np.uint8)
+    # A mask that lets nothing through makes numbers that are none.
+    bits[..., :1] = 1
+    return bits
