@@ -222,7 +222,6 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
-    engines: TuningSettings = field(default_factory=TuningSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
@@ -232,6 +231,7 @@ class Settings:
     repository: RepositorySettings = field(default_factory=RepositorySettings)
     preprocess: PreprocessSettings = field(default_factory=PreprocessSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    engines: TuningSettings = field(default_factory=TuningSettings)
 
 
 def load_settings(

@@ -7,8 +7,9 @@ import itertools
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,28 +44,39 @@ _DOING = MappingProxyType(
 async def start_trial(options: TrialOptions, command: Sequence[str] = TRIAL) -> Trial:
     """Raises TrialFailed if there can be no process."""
     arguments = [f"--max-memory={options.max_memory}", *(["--in-background"] if options.in_background else [])]
+    ours, theirs = socket.socketpair()
     try:
-        with options.log.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *arguments,
-                env=model_environment(),
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=log,
-                start_new_session=True,
-                limit=MAX_REPLY_BYTES,
-            )
+        with theirs:
+            process = _spawn([*command, *arguments], theirs, options.log)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_REPLY_BYTES)
     except OSError as error:
+        ours.close()
         raise TrialFailed(f"could not be tried: no process can be started ({error})", passing=True) from error
-    return TrialProcess(process, options)
+    return TrialProcess(process, reader, writer, options)
+
+
+def _spawn(command: Sequence[str], connection: socket.socket, log: Path) -> subprocess.Popen[bytes]:
+    """Not asyncio's: that of uvloop forks the whole front end, and the handlers of gRPC with it."""
+    end = connection.fileno()
+    with log.open("ab") as errors:
+        return subprocess.Popen(
+            command, env=model_environment(), stdin=end, stdout=end, stderr=errors, start_new_session=True
+        )
 
 
 class TrialProcess:
     """One process group: the guard, the trial, and what the trial starts."""
 
-    def __init__(self, process: Process, options: TrialOptions) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        options: TrialOptions,
+    ) -> None:
         self._process = process
+        self._reader = reader
+        self._writer = writer
         self._options = options
         self._numbers = itertools.count(1)
         self._ended = False
@@ -96,10 +108,10 @@ class TrialProcess:
         if not self._ended:
             self._ended = True
             self._kill()
+            self._writer.close()
         # Whoever kills it has to take leave of it as well, or it stays a zombie.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(END_SECONDS):
-                await self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.wait, END_SECONDS)
 
     async def _ask(self, message: Message, timeout: float) -> Message:
         if self._ended:
@@ -122,14 +134,12 @@ class TrialProcess:
 
     async def _exchange(self, message: Message) -> Message:
         """The reply, or what the guard said last; nothing if nobody says anything any more."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         with suppress(OSError):
             # If it has died, its last words are still there to be read.
-            self._process.stdin.write(encode(message))
-            await self._process.stdin.drain()
+            self._writer.write(encode(message))
+            await self._writer.drain()
         last: Message = {}
-        while line := await self._process.stdout.readline():
+        while line := await self._reader.readline():
             said = _parsed(line)
             if said.get("id") == message["id"]:
                 return said
