@@ -98,7 +98,7 @@ class TuningSettings:
     cache: Path | None = None
     # What a load may spend on measuring one model, in seconds. What is not tried by then is left out; `offramp tune`
     # takes the time that it needs.
-    budget: _Seconds = 12.0
+    budget: _Seconds = 20.0
     # How long one step of one candidate (building, loading, answering) may take, in seconds.
     candidate_timeout: Annotated[float, between(1)] = 300.0
     # Resident memory that one candidate may take while it is tried, in bytes; 0: half of what is free.

@@ -198,6 +198,28 @@ def test_a_model_is_not_closed_while_the_device_computes_a_batch_of_it(
     assert bench.answers() == [[2.0]]
 
 
+def test_a_model_that_is_loaded_again_goes_on_answering_while_its_old_engine_finishes(
+    bench: Bench, host: ModelHost, staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anew = Staging()
+    monkeypatch.setattr("offramp_server.workers.engines.load.load_engine", lambda *arguments: anew)
+    bench.send([1.0])
+    bench.loop.step()
+    waits = threading.Event()
+    wait = host._one_finished.wait
+    monkeypatch.setattr(host._one_finished, "wait", lambda: waits.set() or wait())
+    loading = threading.Thread(target=host.load, args=(STAGING, SPEC, Placement("cuda:0", 2)), daemon=True)
+    loading.start()
+    assert waits.wait(PATIENCE)
+    bench.send([2.0])
+    bench.loop.step()
+    loading.join(PATIENCE)
+    bench.loop.step()
+    assert bench.answers() == [[2.0], [4.0]]
+    assert (staging.calls, anew.calls) == (["begin 1", "finish 1"], ["begin 2", "finish 2"])
+    assert (staging.closed, anew.closed) == (True, False)
+
+
 def test_time_is_counted_once_where_batches_overlap(host: ModelHost, monkeypatch: pytest.MonkeyPatch) -> None:
     # Begun at 10 and 20, done at 50 and 80: the device cannot have begun with the second before 50.
     clock = iter([10, 20, 50, 80])
