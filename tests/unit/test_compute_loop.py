@@ -207,16 +207,21 @@ def test_a_model_that_is_loaded_again_goes_on_answering_while_its_old_engine_fin
     bench.loop.step()
     waits = threading.Event()
     wait = host._one_finished.wait
-    monkeypatch.setattr(host._one_finished, "wait", lambda: waits.set() or wait())
+
+    def noted() -> bool:
+        waits.set()
+        return wait()
+
+    monkeypatch.setattr(host._one_finished, "wait", noted)
     loading = threading.Thread(target=host.load, args=(STAGING, SPEC, Placement("cuda:0", 2)), daemon=True)
     loading.start()
     assert waits.wait(PATIENCE)
     bench.send([2.0])
     bench.loop.step()
     loading.join(PATIENCE)
+    assert (staging.calls, anew.calls) == (["begin 1", "finish 1"], ["begin 2"])
     bench.loop.step()
     assert bench.answers() == [[2.0], [4.0]]
-    assert (staging.calls, anew.calls) == (["begin 1", "finish 1"], ["begin 2", "finish 2"])
     assert (staging.closed, anew.closed) == (True, False)
 
 

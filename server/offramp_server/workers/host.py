@@ -88,17 +88,20 @@ class ModelHost:
             model.close()
             raise
         with self._computing:
-            before = self._taken_out(handle)
+            before = self._models.get(handle)
+            # Before the wait, during which the next batch may come.
             self._models[handle] = model
-            if hasattr(model.engine, "begin"):
-                self.staged.add(handle)
+            (self.staged.add if hasattr(model.engine, "begin") else self.staged.discard)(handle)
+            self._wait_for_batches_of(before)
         if before is not None:
             before.close()
         return LoadReport(model.report, seconds)
 
     def unload(self, handle: int) -> None:
         with self._computing:
-            model = self._taken_out(handle)
+            model = self._models.pop(handle, None)
+            self.staged.discard(handle)
+            self._wait_for_batches_of(model)
         if model is not None:
             model.close()
             del model
@@ -151,13 +154,10 @@ class ModelHost:
                 )
             return outputs, self._last_finished_ns - started, 0
 
-    def _taken_out(self, handle: int) -> WithinMemory | None:
-        """The model, which no batch that was begun needs any more. The lock is held, but while this waits for them."""
-        model = self._models.pop(handle, None)
-        self.staged.discard(handle)
+    def _wait_for_batches_of(self, model: WithinMemory | None) -> None:
+        """Until none that was begun needs it any more. The lock is held, but while this waits."""
         while model is not None and any(begun.engine is model.engine for begun in self._under_way):
             self._one_finished.wait()
-        return model
 
 
 def _bound_memory(device: str, share: float) -> None:
