@@ -667,11 +667,53 @@ def test_what_is_found_out_about_the_plain_engine_is_said_of_it_by_workers_to_co
         choice = EngineChoice(
             "fake", reason="nothing was faster", measured={"fake": 0.1}, rejected={"other": "crashed"}
         )
-        report = bench.group.explain(1, choice).engine
+        report = (await bench.group.explain(1, choice)).engine
         assert (report.reason, report.measured, report.rejected) == (choice.reason, choice.measured, choice.rejected)
-        assert bench.group.report(1) == bench.group.explain(1, choice)
+        assert bench.group.report(1) == await bench.group.explain(1, choice)
         bench.members[0].kill()
         await settle()
         assert bench.members[-1].placements[1].choice == choice
 
     play(scenario)
+
+
+def test_what_is_found_out_about_a_model_is_not_lost_where_it_gives_up_threads_at_that_moment() -> None:
+    choice = EngineChoice("fake", reason="nothing was faster")
+
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+        explaining: list[asyncio.Task[LoadReport]] = []
+
+        async def explain_meanwhile(worker: FakeWorker, model: ModelSpec) -> None:
+            if not explaining:
+                explaining.append(asyncio.create_task(bench.group.explain(1, choice)))
+                await settle()
+
+        bench.world.before_load = explain_meanwhile
+        await bench.group.load(2, replace(spec(name="two"), engine=EngineSettings(instances=2)))
+        await explaining[0]
+        report = bench.group.report(1)
+        assert report is not None
+        assert report.engine.reason == "nothing was faster"
+        bench.members[0].kill()
+        await bench.loop.advance(1)
+        assert bench.members[-1].placements[1] == Placement("cpu", 2, choice)
+
+    play(scenario, standbys=0)
+
+
+def test_a_worker_that_a_load_has_started_is_not_started_again_by_who_waited_to_replace_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.group.load(1, spec())
+
+        async def wait(worker: FakeWorker, model: ModelSpec) -> None:
+            # The group looks for workers to replace, and finds one that is to come.
+            await settle()
+
+        bench.world.before_load = wait
+        await bench.group.load(2, replace(spec(name="two"), engine=EngineSettings(instances=2)))
+        await settle()
+        assert bench.counts == {"active": 2, "standby": 0}
+        assert len(bench.world.workers) == 2
+
+    play(scenario, standbys=0)

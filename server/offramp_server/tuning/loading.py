@@ -43,7 +43,7 @@ class Workers(Protocol):
 
     async def unload(self, handle: int) -> None: ...
 
-    def explain(self, handle: int, choice: EngineChoice) -> LoadReport:
+    async def explain(self, handle: int, choice: EngineChoice) -> LoadReport:
         """The model stays in the engine that it has; what is said of it is what the choice says."""
         ...
 
@@ -80,12 +80,12 @@ class EngineLoader:
     async def _improved(self, workers: Workers, job: Job, handle: int, report: LoadReport) -> tuple[int, LoadReport]:
         decision = await self._engines.better(job, report.seconds_by_items)
         if _is_plain(decision, job.spec):
-            return handle, workers.explain(handle, decision.choice)
+            return handle, await workers.explain(handle, decision.choice)
         try:
             better = await self._into(workers, job, decision)
         except LoadError as error:
             kept = await self._engines.could_not_load(job, decision, error)
-            return handle, workers.explain(handle, kept.choice)
+            return handle, await workers.explain(handle, kept.choice)
         await workers.unload(handle)
         return better
 

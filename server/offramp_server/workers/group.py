@@ -121,15 +121,18 @@ class WorkerGroup:
         """Intra-op threads of a worker that has this model alone."""
         return self._placing.threads_by_itself(spec.engine)
 
-    def explain(self, handle: int, choice: EngineChoice) -> LoadReport:
+    async def explain(self, handle: int, choice: EngineChoice) -> LoadReport:
         """The model stays in the engine that it has; what is said of it, now and by workers to come, is what the choice
         says."""
-        loaded = self._models[handle]
-        assert loaded.report is not None
-        loaded.placement = replace(loaded.placement, choice=choice)
-        engine = replace(loaded.report.engine, reason=choice.reason, measured=choice.measured, rejected=choice.rejected)
-        loaded.report = replace(loaded.report, engine=engine)
-        return loaded.report
+        # Another model's load may be giving this one fewer threads, and would put back what was said before.
+        async with self._changes:
+            loaded = self._models[handle]
+            assert loaded.report is not None
+            loaded.placement = replace(loaded.placement, choice=choice)
+            engine = loaded.report.engine
+            engine = replace(engine, reason=choice.reason, measured=choice.measured, rejected=choice.rejected)
+            loaded.report = replace(loaded.report, engine=engine)
+            return loaded.report
 
     async def load(
         self,
@@ -310,7 +313,9 @@ class WorkerGroup:
         while self._missing():
             try:
                 async with self._changes:
-                    self._admit(await self._spawn(failures))
+                    # A load that had the lock until now may have started it.
+                    if self._missing():
+                        self._admit(await self._spawn(failures))
                 backoff = FIRST_BACKOFF_SECONDS
             except Exception as error:
                 # Whatever it is, the next worker may be luckier; nobody else would start one.
