@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,6 +91,8 @@ class Backend:
         self._engines = engines
         self._loader = EngineLoader(engines)
         self._devices = Devices()
+        # Under way, by device: one that still chooses an engine has nothing in the workers yet.
+        self._loads: Counter[str] = Counter()
         self._started = False
 
     @property
@@ -104,11 +107,14 @@ class Backend:
         """Load and warm one version. Raises LoadError, and then nothing of it is left."""
         preprocessor = await asyncio.to_thread(load_preprocessor, spec)
         group = self._group(await self._devices.of(spec))
+        self._loads[group.device] += 1
         try:
             handle, report = await self._loader.load(group, spec)
         except BaseException:
+            self._loads[group.device] -= 1
             await self._drop_unused(group)
             raise
+        self._loads[group.device] -= 1
         stats = self._stats.model(spec.name, str(spec.version))
         lane = Lane(handle, spec, stats, report.seconds_by_items)
         group.scheduler.open_lane(lane)
@@ -135,7 +141,8 @@ class Backend:
 
     async def _drop_unused(self, group: WorkerGroup) -> None:
         """Workers of a device that its first model could not use would stay for nothing."""
-        if group.unused and self._groups.get(group.device) is group:
+        used = self._loads[group.device] or not group.unused
+        if not used and self._groups.get(group.device) is group:
             del self._groups[group.device]
             await group.close()
 
