@@ -94,6 +94,28 @@ def test_what_is_forgotten_is_not_found_again(folder: Path) -> None:
     assert cache.find(KEY) is None
 
 
+@pytest.mark.parametrize("within", ["", "aot-inductor"])
+def test_a_decision_or_artifacts_that_others_may_have_changed_are_not_used(
+    folder: Path, within: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # As in a folder that was open to others once, and was closed only at the top.
+    file = remembered(folder)
+    [artifacts] = (each for each in file.parent.iterdir() if each.is_dir())
+    (artifacts if within else file.parent).chmod(0o777)
+    assert EngineCache(folder).find(KEY) is None
+    assert "others may write to it" in caplog.text
+
+
+@pytest.mark.parametrize("planted", ["folder", "artifacts"])
+def test_a_link_in_the_cache_is_not_followed(folder: Path, tmp_path: Path, planted: str) -> None:
+    file = remembered(folder)
+    [artifacts] = (each for each in file.parent.iterdir() if each.is_dir())
+    moved = file.parent if planted == "folder" else artifacts
+    moved.rename(tmp_path / "elsewhere")
+    moved.symlink_to(tmp_path / "elsewhere")
+    assert EngineCache(folder).find(KEY) is None
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -103,6 +125,8 @@ def test_what_is_forgotten_is_not_found_again(folder: Path) -> None:
         key_of(pt2_spec(engine=EngineSettings(precision="bf16"))),
         key_of(pt2_spec(warmup=WarmupSettings(variable_dim=64))),
         key_of(pt2_spec(), threads=1),
+        key_of(pt2_spec(engine=EngineSettings(instances=1))),
+        key_of(pt2_spec(engine=EngineSettings(threads=2))),
         key_of(pt2_spec(), DeviceIdentity("cpu", "another processor", "")),
         key_of(pt2_spec(), DeviceIdentity("cpu", "a processor", "another driver")),
         tuning_key(pt2_spec(), CPU, 2, {}, VERSIONS | {"torch": "2.14.0"}),

@@ -65,10 +65,11 @@ class EngineCache:
         for root in filter(None, (self._scratch, self._folder)):
             folder = root / key.digest
             try:
-                if _distrust(root):
-                    raise PermissionError(errno.EPERM, _distrust(root))
+                _demand_trust(root)
+                _demand_trust(folder, follow_links=False)
                 decision = _read(folder, key)
                 if decision.choice.artifacts is not None:
+                    _demand_trust(decision.choice.artifacts, follow_links=False)
                     self._hold(decision.choice.artifacts)
             except FileNotFoundError:
                 continue
@@ -168,19 +169,26 @@ def _delete_unless_held(folder: Path) -> None:
 def _made(folder: Path) -> Path:
     """Raises OSError if nothing can be written there, or if others can."""
     folder.parent.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-    distrust = _distrust(folder.parent)
-    if distrust:
-        raise PermissionError(errno.EPERM, distrust)
+    _demand_trust(folder.parent)
     folder.mkdir(mode=_PRIVATE, exist_ok=True)
+    _demand_trust(folder, follow_links=False)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "it may not be written to by this user", str(folder))
     return folder
 
 
-def _distrust(folder: Path) -> str:
+def _demand_trust(folder: Path, follow_links: bool = True) -> None:
+    """Raises PermissionError if nothing in it may be run. What is inside of the cache is no link unless somebody put
+    one there."""
+    distrust = _distrust(folder, follow_links)
+    if distrust:
+        raise PermissionError(errno.EPERM, distrust)
+
+
+def _distrust(folder: Path, follow_links: bool = True) -> str:
     """Why nothing in it may be run; empty if it may, or if there is no such folder yet."""
     try:
-        found = folder.stat()
+        found = folder.stat(follow_symlinks=follow_links)
     except FileNotFoundError:
         return ""
     except OSError as error:

@@ -58,7 +58,8 @@ def tuning_key(
         "warmup": [list(spec.warmup.batch_sizes), spec.warmup.variable_dim],
         "engine": spec.engine.backend,
         "precision": spec.engine.precision,
-        "threads": threads,
+        # Without an answer of model.toml, numbers of threads are compared as well.
+        "threads": [threads, not (spec.engine.threads or spec.engine.instances)],
         "device": [device.device, device.name, device.driver],
         "missing": sorted(name for name, what in missing.items() if what),
         "versions": dict(versions),
