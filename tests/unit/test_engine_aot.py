@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,19 @@ def test_answers_own_their_memory_although_the_model_returned_an_input_and_a_wei
     engine.execute(given)
     engine.close()
     assert [bytes(answer.data) for answer in answers] == kept
+
+
+def test_what_torch_unpacks_does_not_stay_behind_when_a_worker_is_killed(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    engine = load_engine(built.spec, "cpu", 1, built.choice)
+    assert list(tmp_path.rglob("*.so")) == []
+    assert os.environ["TMPDIR"] == str(tmp_path)
+    assert engine.execute(inputs(3))[0].shape == (3, 3)
+    engine.close()
 
 
 def test_a_size_that_no_package_was_built_for_is_never_computed(built: Built) -> None:

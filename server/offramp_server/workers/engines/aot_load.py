@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,16 +86,35 @@ def _opened(request: EngineRequest, device: torch.device) -> Packages:
 def open_package(path: Path, device: torch.device) -> Run:
     """Raises LoadError."""
     try:
-        # One caller at a time, so that the package need not look after several.
-        package = torch._inductor.aoti_load_package(
-            str(path), run_single_threaded=True, device_index=device.index if device.type == "cuda" else -1
-        )
+        with _unpacked_for_now() if device.type == "cpu" else nullcontext():
+            # One caller at a time, so that the package need not look after several.
+            package = torch._inductor.aoti_load_package(
+                str(path), run_single_threaded=True, device_index=device.index if device.type == "cuda" else -1
+            )
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise LoadError(f"torch cannot load the package {path}: {reason}") from error
     # By way of its containers a call would take 100 us more.
     run: Run = package.loader.run
     return run
+
+
+@contextmanager
+def _unpacked_for_now() -> Iterator[None]:
+    """torch unpacks a package into a temporary folder, which it deletes when its process ends in order. Workers are
+    killed, and each would leave a copy behind. Once the code is mapped nothing there is read again, but for kernels of
+    CUDA, which are read when they are first called. torch 2.11 takes /tmp whatever TMPDIR says, and does leave one.
+    """
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="offramp-package-") as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 def _within(package: Package, largest: int) -> Iterator[int]:
