@@ -69,7 +69,8 @@ class Core:
     load_monitor: LoadMonitor
 
     async def load(self) -> None:
-        """Load the repository, then take requests."""
+        """Load the repository. What is ready answers from then on, before the rest is."""
+        self.serving.accepting = True
         await self.catalog.load_all()
         self.serving.ready = True
         self.backend.keep_standbys()
@@ -86,7 +87,7 @@ class Core:
         return answered
 
     async def close(self) -> None:
-        self.serving.live = self.serving.ready = False
+        self.serving.live = self.serving.accepting = self.serving.ready = False
         await self.follow_ups.close()
         # Without a drain there may be requests left, which no worker would answer any more.
         self.backend.fail_all(Unavailable("the server is shutting down"))

@@ -55,6 +55,9 @@ class Serving:
         self._follower = follower
         self.stats = stats
         self.live = True
+        # Requests are taken. While the repository loads, what is ready already answers.
+        self.accepting = False
+        # All of the repository is loaded, or has failed to.
         self.ready = False
 
     # Requests
@@ -62,7 +65,7 @@ class Serving:
     async def infer(self, request: InferRequest) -> InferResponse:
         """Answer one request. Raises an OfframpError; cancelling the awaiting task takes the request back."""
         try:
-            if not self.ready:
+            if not self.accepting:
                 raise Unavailable("the server is starting or draining")
             self._admission.acquire()
         except OfframpError as error:
@@ -73,7 +76,7 @@ class Serving:
             route = self._routes.get(request.model)
             if route is not None:
                 return _route_response(route, request, await self._follower.answer(route, request))
-            model = self._model(request.model, request.version)
+            model = self._model_to_be(request.model, request.version)
             answer = await self._runner.run(model, request)
             return _response(model.spec.name, str(model.spec.version), request, answer)
         finally:
@@ -106,7 +109,7 @@ class Serving:
             self.endpoint(name, version)
         except OfframpError:
             return False
-        return self.ready
+        return self.accepting
 
     def index(self) -> list[IndexEntry]:
         routes = [self._routes.info(name) for name in self._routes.names()]
@@ -124,6 +127,15 @@ class Serving:
             if name in self._known_names():
                 raise
             raise self._unknown(name) from None
+
+    def _model_to_be(self, name: str, version: str) -> LoadedModel:
+        """While the server starts, what it does not know may be what it has not come to."""
+        try:
+            return self._model(name, version)
+        except NotFound as error:
+            if self.ready:
+                raise
+            raise Unavailable(f"{error}; the server is starting, and has not loaded everything") from error
 
     def _unknown(self, name: str) -> NotFound:
         return NotFound(f"there is no model or route {quoted(name)}{did_you_mean(name, self._known_names())}")
@@ -143,7 +155,7 @@ class Serving:
 
     async def drain(self, timeout: float) -> bool:
         """Refuse new requests and wait for those in flight, at most `timeout` seconds. Whether all were answered."""
-        self.ready = False
+        self.accepting = self.ready = False
         self.live_routes.drain()
         return await self._admission.wait_empty(timeout)
 

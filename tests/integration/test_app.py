@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
+import pytest
 from eventually import eventually_here
 from model_repository import write_add_sub
 from offramp_server.app import Server
 from offramp_server.config import RepositorySettings, ServerSettings, Settings, WorkerSettings
+from offramp_server.errors import Unavailable
+from offramp_server.inference import InferRequest
 from offramp_server.rpc.health_board import Health
 from offramp_server.telemetry.logs import LogControl
+from open_inference.tensor import Tensor
 
 
 @asynccontextmanager
@@ -36,6 +42,10 @@ async def running(repository: Path, poll_interval: float = 0.0) -> AsyncIterator
 def write_route(repository: Path, name: str, model: str) -> None:
     (repository / name).mkdir(exist_ok=True)
     (repository / name / "route.toml").write_text(f'kind = "single"\nmodel = "{model}"\n')
+
+
+def add_sub_request(model: str) -> InferRequest:
+    return InferRequest(model, [Tensor.from_numpy("x", np.ones((1, 4), np.float32))])
 
 
 async def test_health_follows_models_and_routes_as_they_come_and_go(repository: Path) -> None:
@@ -76,3 +86,34 @@ async def test_a_folder_may_turn_from_a_model_into_a_route_and_back(repository: 
         await serving.load("other")
         assert serving.endpoint("other").composing == ()
         assert [entry.state for entry in serving.index() if entry.name == "other"] == ["READY"]
+
+
+async def test_what_is_ready_answers_while_the_rest_still_loads(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_add_sub(repository, name="early")
+    write_add_sub(repository, name="late")
+    settings = Settings(server=ServerSettings(grpc_port=0, http_port=0), workers=WorkerSettings(mode="in-process"))
+    server = Server(repository, settings, LogControl(logging.NullHandler()))
+    serving, turn = server.core.serving, asyncio.Event()
+    load = server.core.models.load
+
+    async def load_in_turn(name: str) -> None:
+        if name == "late":
+            await turn.wait()
+        await load(name)
+
+    monkeypatch.setattr(server.core.models, "load", load_in_turn)
+    try:
+        await server.open()
+        loading = asyncio.create_task(server.load())
+        await eventually_here(lambda: serving.accepting and serving.index()[0].state == "READY")
+        assert (await serving.infer(add_sub_request("early"))).model == "early"
+        with pytest.raises(Unavailable, match=r'"late".*the server is starting, and has not loaded everything'):
+            await serving.infer(add_sub_request("late"))
+        assert not serving.ready
+        turn.set()
+        await loading
+        assert (await serving.infer(add_sub_request("late"))).model == "late"
+    finally:
+        await server.close()

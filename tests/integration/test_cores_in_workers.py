@@ -43,7 +43,7 @@ async def test_a_model_gives_up_threads_to_workers_that_come_later_and_goes_on_a
     core = build_core(tmp_path, Settings(workers=WorkerSettings(standby=0)))
     try:
         await core.models.load("early")
-        core.serving.ready = True
+        core.serving.accepting = core.serving.ready = True
         assert threads(core, "early") == 4
         loaded = asyncio.Event()
         asking = asyncio.create_task(ask(core, loaded))
