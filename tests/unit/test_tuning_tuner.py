@@ -123,6 +123,26 @@ async def test_a_candidate_that_crashes_in_the_final_is_not_taken(tmp_path: Path
     assert OTHER not in decision.choice.measured
 
 
+async def test_a_candidate_that_runs_out_of_memory_in_the_final_is_not_taken_and_may_be_another_time(
+    tmp_path: Path,
+) -> None:
+    killed = TrialFailed("crashed with SIGKILL while it was timed", passing=True)
+    bench = Bench(tmp_path, {OTHER: Script(1.9, 19, fails={"time": killed}, after=5, dies=True)})
+    decision = await bench.tune()
+    assert (decision.choice.label, decision.complete) == (PLAIN, False)
+    assert decision.choice.rejected[OTHER] == str(killed)
+    assert OTHER not in decision.choice.measured
+
+
+async def test_what_is_known_of_a_candidate_counts_if_the_time_is_over_in_the_final(tmp_path: Path) -> None:
+    over = TimedOut("was ended after 5 s while it was timed")
+    bench = Bench(tmp_path, {OTHER: Script(1, 10, fails={"time": over}, after=5), FOLDED: Script(1, 10.5)})
+    bench.now = lambda: 100.0 if bench.stage.steps(OTHER).count("time") > 5 else 0.0
+    decision = await bench.tune(budget=20)
+    assert OTHER in decision.choice.measured
+    assert OTHER not in decision.choice.rejected
+
+
 async def test_other_answers_are_told_with_their_difference_and_what_is_tolerated(tmp_path: Path) -> None:
     bench = Bench(tmp_path, {FOLDED: Script(1, 1, 0.01), OTHER: Script(1, 1, float("nan"))})
     choice = (await bench.tune()).choice

@@ -74,6 +74,10 @@ class _Entrant:
         return self.trial is not None and self.trial.alive
 
 
+class _OutOfTime(TrialFailed):
+    """The budget is over."""
+
+
 class Contest:
     """Close it, whatever happened."""
 
@@ -177,8 +181,9 @@ class Contest:
                     try:
                         self.measured[label] = _better(self.measured[label], await self._timed(entrant))
                     except TrialFailed as error:
-                        # What is known of it counts, unless it was its own fault.
-                        if not error.passing and self._time_left() > 0:
+                        # That the budget is over is not its fault, and what is known of it counts. Whatever else ended
+                        # it, the memory that it takes above all, would end a worker.
+                        if not isinstance(self._with_budget(error), _OutOfTime):
                             del self.measured[label]
                             self._reject(label, error)
 
@@ -287,7 +292,7 @@ class Contest:
         return self._out_of_time(str(error)) if isinstance(error, TimedOut) and self._time_left() <= 0 else error
 
     def _out_of_time(self, what: str) -> TrialFailed:
-        return TrialFailed(
+        return _OutOfTime(
             f"{what}: the {self._options.budget:g} s for choosing an engine were over; "
             '"offramp tune" takes the time that it needs',
             passing=True,
