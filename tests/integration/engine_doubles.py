@@ -5,6 +5,7 @@ Each of them runs files of the format pt2, whatever is in them: y is the sum of 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from open_inference.tensor import Tensor
 PACKAGE = "package.txt"
 # As a command line.
 TRIAL = (sys.executable, __file__)
-CRASH, HANG, EAT, EXIT, WRONG = "crash", "hang", "eat", "exit", "wrong"
+CRASH, HANG, EAT, EXIT, FILL, WRONG = "crash", "hang", "eat", "exit", "fill", "wrong"
 
 
 @dataclass
@@ -122,7 +123,15 @@ def leave() -> None:
     os._exit(3)
 
 
-MISDEEDS = {CRASH: crash, HANG: hang, EAT: eat, EXIT: leave}
+def fill() -> None:
+    """As a library says it that was told so by the system."""
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise RuntimeError("the package could not be written") from error
+
+
+MISDEEDS = {CRASH: crash, HANG: hang, EAT: eat, EXIT: leave, FILL: fill}
 
 
 def doubles() -> tuple[EngineKind, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_an_engine_that_model_toml_names_and_that_cannot_run_is_told_and_is_exit
     assert 'model "spin": nothing' in capsys.readouterr().out
     assert tune("onnxruntime; openvino building=1") == 0
     assert "openvino, asked for by model.toml" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_full_is_exit_code_1_and_no_verdict_on_the_engine(
+    repository: Path, tune: Tune, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_spin(repository)
+    assert tune("onnxruntime ms=2; openvino ms=0.1 building=1 does=fill when=build") == 1
+    assert "the package could not be written" in capsys.readouterr().out
+    [warning] = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert warning.getMessage().startswith('model "spin": the disk is full, so that not every engine could be built')
+    # There is space again.
+    assert tune("onnxruntime ms=2; openvino ms=0.1 building=1") == 0
+    assert "openvino, auto: the fastest of 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

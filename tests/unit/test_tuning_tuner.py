@@ -172,8 +172,8 @@ async def test_what_the_time_is_not_enough_for_is_left_out_and_may_be_found_anot
     decision = await bench.tune(budget=20)
     assert not decision.complete
     assert decision.choice.rejected[BUILT] == (
-        'was ended after 5 s while it was built: the 20 s for choosing an engine were over; "offramp tune" takes the '
-        "time that it needs"
+        'was ended after 5 s while it was built: the 20 s for choosing an engine were over; "offramp tune" without '
+        "--budget takes the time that it needs"
     )
     assert max(bench.stage.timeouts) == 20
 

@@ -30,8 +30,9 @@ with it at once. Each candidate is built and tried in a process of its own. A mo
 whose model.toml names an engine gets that one; what has to be built for it is.
 
 What is remembered already is shown and not found out again, unless something was
-left out for want of time. Exits with 1 if an engine that model.toml names cannot
-run here. Run it where, and as whom, the server is to run, while nothing else does.
+left out for want of time, memory or disk space. Exits with 1 if an engine that
+model.toml names cannot run here, and if the disk is too full to build engines. Run
+it where, and as whom, the server is to run, while nothing else does.
 """
 EPILOG = """\
 What is remembered lies in engines.cache of the configuration, by default in
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     found = asyncio.run(_tune(specs, settings, Wanted(options.budget, options.again), options.json))
     if options.json:
         print(json.dumps([_as_json(each) for each in found], indent=2))
-    return 1 if any(each.decision is None for each in found) else 0
+    return 1 if any(each.decision is None or each.decision.disk_full for each in found) else 0
 
 
 async def _tune(specs: list[ModelSpec], settings: TuningSettings, wanted: Wanted, quiet: bool) -> list[Tuned]:

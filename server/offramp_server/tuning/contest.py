@@ -19,6 +19,7 @@ from typing import Protocol
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.tuning.choosing import contenders, full_batch
 from offramp_server.tuning.decision import Measurement
+from offramp_server.tuning.disk_space import is_disk_full
 from offramp_server.tuning.trial import Job, StartTrial, TimedOut, Trial, TrialFailed, TrialOptions
 from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.engines.parity import tolerance
@@ -92,8 +93,9 @@ class Contest:
         # By label, in the order in which they entered.
         self.measured: dict[str, Measurement] = {}
         self.rejected: dict[str, str] = {}
-        # Whether nothing was left out for want of time or memory.
+        # Whether nothing was left out for want of time, memory or disk space.
         self.complete = True
+        self.disk_full = False
         self._job = job
         self._kinds = {kind.name: kind for kind in kinds}
         self._start_trial = start_trial
@@ -205,7 +207,7 @@ class Contest:
         try:
             choice = replace(choice, artifacts=self._builds.begin(choice.label))
         except OSError as error:
-            raise TrialFailed(f"could not be built: {error}", passing=True) from error
+            raise TrialFailed(f"could not be built: {error}", True, is_disk_full(error)) from error
         assert choice.artifacts is not None
         self._built.append(choice.artifacts)
         trial = await self._started(choice.backend, in_background=True)
@@ -285,6 +287,7 @@ class Contest:
     def _reject(self, label: str, error: TrialFailed) -> None:
         error = self._with_budget(error)
         self.complete = self.complete and not error.passing
+        self.disk_full = self.disk_full or error.disk_full
         self.rejected[label] = str(error).removeprefix(f'model "{self._job.spec.name}": ')
 
     def _with_budget(self, error: TrialFailed) -> TrialFailed:
@@ -294,7 +297,7 @@ class Contest:
     def _out_of_time(self, what: str) -> TrialFailed:
         return _OutOfTime(
             f"{what}: the {self._options.budget:g} s for choosing an engine were over; "
-            '"offramp tune" takes the time that it needs',
+            '"offramp tune" without --budget takes the time that it needs',
             passing=True,
         )
 

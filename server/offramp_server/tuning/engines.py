@@ -19,11 +19,17 @@ from offramp_server.telemetry.stats import Stats
 from offramp_server.tuning.cache import EngineCache
 from offramp_server.tuning.choosing import because_trivial, full_batch, is_trivial
 from offramp_server.tuning.decision import Decision
+from offramp_server.tuning.disk_space import is_disk_full
 from offramp_server.tuning.key import DescribeDevice, TuningKey, library_versions, tuning_key
 from offramp_server.tuning.trial import Job, TrialFailed
 from offramp_server.tuning.tuner import Tuner, candidates, threads_to_try
 from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.engines.load import plain_choice, usable_kind
+
+DISK_FULL = (
+    "the disk is full, so that not every engine could be built; make room in engines.cache and in the folder for "
+    "temporary files, and tune it again"
+)
 
 log = logging.getLogger("offramp.engines")
 
@@ -63,7 +69,7 @@ class Engines:
         """What `[engine]` names, whatever is remembered. Raises LoadError."""
         key = await self._key(job)
         decision = await self._tuner.build(job, key or _unnamed(job), plain_choice(job.spec))
-        self._remember(key, decision)
+        await self._remember(key, decision)
         return decision
 
     async def better(self, job: Job, seconds_by_items: Mapping[int, float]) -> Decision:
@@ -76,7 +82,7 @@ class Engines:
         if is_trivial(job.spec, seconds_by_items):
             reason = because_trivial(job.spec, seconds_by_items[full_batch(job.spec)])
             decision = Decision(replace(plain, reason=reason))
-            self._remember(await self._key(job), decision)
+            await self._remember(await self._key(job), decision)
             return decision
         return await self.tune(job, self._settings.budget)
 
@@ -88,7 +94,12 @@ class Engines:
             unfit = _bears_no_inputs(job.spec)
             if unfit:
                 return Decision(replace(plain_choice(job.spec), reason=unfit))
-            return known if known is not None and known.complete else await self.tune(job, budget)
+            if known is not None and known.complete:
+                return known
+            decision = await self.tune(job, budget)
+            if decision.disk_full:
+                log.warning('model "%s": %s', job.spec.name, DISK_FULL)
+            return decision
         usable_kind(job.spec, job.device, job.spec.engine.backend, self._kinds)
         if not self._builds(job.spec):
             return Decision(plain_choice(job.spec))
@@ -100,17 +111,19 @@ class Engines:
         found = candidates(job.spec, job.device, self._kinds)
         if len(found.choices) == 1 and len(threads_to_try(job)) < 2:
             decision = Decision(replace(plain, reason="auto: the only engine for it here", rejected=found.absent))
-            self._remember(key, decision)
+            await self._remember(key, decision)
             return decision
         try:
             decision = await self._tuner.tune(job, key or _unnamed(job), budget)
         except TrialFailed as error:
-            decision = _untuned(plain, f"nothing could be compared with it, since its own trial {error}")
+            why = f"nothing could be compared with it, since its own trial {error}"
+            decision = replace(_untuned(plain, why), disk_full=error.disk_full)
         except Exception as error:
             # The model is served without.
             log.exception('the engines for model "%s" could not be compared', job.spec.name)
-            return _untuned(plain, f"engines could not be compared ({type(error).__name__}; see the log)")
-        self._remember(key, decision)
+            why = f"engines could not be compared ({type(error).__name__}; see the log)"
+            return replace(_untuned(plain, why), disk_full=is_disk_full(error))
+        await self._remember(key, decision)
         return decision
 
     async def could_not_load(self, job: Job, decision: Decision, error: Exception) -> Decision:
@@ -122,13 +135,13 @@ class Engines:
         rejected = {**decision.choice.rejected, label: said}
         plain = replace(plain_choice(job.spec), reason=reason, measured=decision.choice.measured, rejected=rejected)
         kept = Decision(plain, decision.measurements, complete=False)
-        self._remember(await self._key(job), kept)
+        await self._remember(await self._key(job), kept)
         return kept
 
     async def forget(self, job: Job) -> None:
         key = await self._key(job)
         if key is not None:
-            self._cache.forget(key)
+            await asyncio.to_thread(self._cache.forget, key)
 
     def close(self) -> None:
         self._cache.close()
@@ -149,9 +162,10 @@ class Engines:
         self._stats.engine_lookups["miss" if found is None else "hit"] += 1
         return found
 
-    def _remember(self, key: TuningKey | None, decision: Decision) -> None:
+    async def _remember(self, key: TuningKey | None, decision: Decision) -> None:
+        """In a thread: it waits for the disk, and deletes what may be large, while models are served."""
         if key is not None:
-            self._cache.remember(key, decision)
+            await asyncio.to_thread(self._cache.remember, key, decision)
 
     async def _key(self, job: Job) -> TuningKey | None:
         """None: nothing can be remembered of it."""

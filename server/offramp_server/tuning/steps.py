@@ -15,6 +15,7 @@ from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
 from offramp_server.tuning.choosing import full_batch
+from offramp_server.tuning.disk_space import is_disk_full
 from offramp_server.workers.control import Message, load_request_from_wire
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.catalogue import engine_kinds
@@ -44,7 +45,7 @@ class Steps:
         self._loaded: dict[int, _Loaded] = {}
 
     def carry_out(self, message: Message) -> Message:
-        """The answer, with "error" for whatever goes wrong."""
+        """The answer, with "error" for whatever goes wrong, and "disk_full" if it was for want of space."""
         try:
             step = {
                 "build": self._build,
@@ -56,10 +57,9 @@ class Steps:
             }[message["do"]]
             return step(message)
         except LoadError as error:
-            return {"error": str(error)[:MAX_ERROR_CHARACTERS]}
+            return _failure(str(error), error)
         except Exception as error:
-            words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            return {"error": words[:MAX_ERROR_CHARACTERS]}
+            return _failure(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, error)
 
     def _build(self, message: Message) -> Message:
         _, spec, placement = load_request_from_wire(message)
@@ -112,6 +112,10 @@ class Steps:
             runs.append(time.perf_counter() - started)
         # Other load only ever adds.
         return {"seconds": min(runs)}
+
+
+def _failure(words: str, error: Exception) -> Message:
+    return {"error": words[:MAX_ERROR_CHARACTERS], "disk_full": is_disk_full(error)}
 
 
 def _answered(loaded: _Loaded, items: int) -> tuple[list[Tensor], list[Tensor]]:

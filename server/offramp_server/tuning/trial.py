@@ -14,10 +14,11 @@ from offramp_server.model_spec import ModelSpec
 class TrialFailed(Exception):
     """A candidate cannot be used. The message is a sentence without its subject: "crashed with SIGSEGV while ..."."""
 
-    def __init__(self, message: str, passing: bool = False) -> None:
+    def __init__(self, message: str, passing: bool = False, disk_full: bool = False) -> None:
         super().__init__(message)
-        # Whether it was for want of time or memory, of which there may be more another time.
-        self.passing = passing
+        # Whether it was for want of time, memory or disk space, of which there may be more another time.
+        self.passing = passing or disk_full
+        self.disk_full = disk_full
 
 
 class TimedOut(TrialFailed):

@@ -18,6 +18,7 @@ from typing import Any
 
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.tuning import guard
+from offramp_server.tuning.disk_space import says_disk_full
 from offramp_server.tuning.trial import Job, TimedOut, Trial, TrialFailed, TrialOptions
 from offramp_server.workers.control import Message, encode, load_request_to_wire
 from offramp_server.workers.environment import model_environment
@@ -129,7 +130,7 @@ class TrialProcess:
             await self.close()
             raise self._end(reply, _DOING[message["do"]])
         if "error" in reply:
-            raise TrialFailed(reply["error"])
+            raise TrialFailed(reply["error"], disk_full=bool(reply.get("disk_full")))
         return reply
 
     async def _exchange(self, message: Message) -> Message:
@@ -154,7 +155,8 @@ class TrialProcess:
                 f"took {_megabytes(number)} of memory while {doing}, of {bound} that it may take", passing=True
             )
         if what == guard.EXIT:
-            return TrialFailed(f"ended with exit code {number} while {doing}{self._last_words()}")
+            words = self._last_words()
+            return TrialFailed(f"ended with exit code {number} while {doing}{words}", disk_full=says_disk_full(words))
         killed = number if what == guard.SIGNAL else signal.SIGKILL
         hint = ", which is how a system that runs out of memory ends it" if killed == signal.SIGKILL else ""
         return TrialFailed(f"crashed with {_name(killed)} while {doing}{hint}{self._last_words()}", passing=bool(hint))

@@ -121,6 +121,7 @@ class Tuner:
             dict(contest.measured),
             by_threads,
             contest.complete,
+            contest.disk_full,
         )
 
     async def build(self, job: Job, key: TuningKey, choice: EngineChoice) -> Decision:
