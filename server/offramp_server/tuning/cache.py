@@ -16,8 +16,8 @@ import os
 import re
 import shutil
 import stat
-import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,11 +27,8 @@ from typing import Any
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import ConfigurationError
 from offramp_server.tuning.decision import Decision, Measurement
+from offramp_server.tuning.holds import Holds, delete_unless_held
 from offramp_server.tuning.key import TuningKey
-
-# On Windows nothing is tuned.
-if sys.platform != "win32":
-    import fcntl
 
 DECISION = "decision.json"
 _PRIVATE = 0o700
@@ -47,15 +44,15 @@ def default_folder(environment: Mapping[str, str]) -> Path:
 
 
 class EngineCache:
-    """One folder. It is made by the first decision; until then there is none."""
+    """One folder. It is made by the first decision; until then there is none. May be used by several threads."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ConfigurationError for a folder in which others could have put code that a worker would run."""
         self._folder = folder
         # In place of `folder`, where that cannot be written to.
         self._scratch: Path | None = None
-        # Artifacts that this process may still load, by path: an open descriptor each, which carries the lock.
-        self._held: dict[Path, int] = {}
+        self._scratch_lock = threading.Lock()
+        self._holds = Holds()
         distrust = _distrust(folder)
         if distrust:
             raise ConfigurationError(f"engines.cache: {distrust}")
@@ -70,7 +67,7 @@ class EngineCache:
                 decision = _read(folder, key)
                 if decision.choice.artifacts is not None:
                     _demand_trust(decision.choice.artifacts, follow_links=False)
-                    self._hold(decision.choice.artifacts)
+                    self._holds.hold(decision.choice.artifacts)
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -84,13 +81,11 @@ class EngineCache:
         folder = self._writable_folder(key)
         slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
         artifacts = Path(tempfile.mkdtemp(prefix=f"{slug}-", dir=folder))
-        self._hold(artifacts)
+        self._holds.hold(artifacts)
         return artifacts
 
     def discard(self, artifacts: Path) -> None:
-        descriptor = self._held.pop(artifacts, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        self._holds.let_go(artifacts)
         shutil.rmtree(artifacts, ignore_errors=True)
 
     def remember(self, key: TuningKey, decision: Decision) -> None:
@@ -98,7 +93,7 @@ class EngineCache:
         try:
             folder = self._writable_folder(key)
             _write(folder, key, decision)
-            self._prune(folder)
+            _prune(folder)
         except OSError as error:
             log.warning("the choice of an engine could not be kept: %s", error)
 
@@ -108,62 +103,35 @@ class EngineCache:
                 (root / key.digest / DECISION).unlink()
 
     def close(self) -> None:
-        for descriptor in self._held.values():
-            os.close(descriptor)
-        self._held = {}
+        self._holds.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
 
     def _writable_folder(self, key: TuningKey) -> Path:
-        root = self._scratch or self._folder
-        try:
-            return _made(root / key.digest)
-        except OSError as error:
-            if self._scratch is not None:
-                raise
-            self._scratch = Path(tempfile.mkdtemp(prefix="offramp-engines-"))
-            log.warning(
-                "%s cannot be written to (%s): engines that are chosen now will be forgotten when this server stops; "
-                "set engines.cache to a folder that only this user can write to",
-                self._folder, error.strerror,
-            )  # fmt: skip
-            return _made(self._scratch / key.digest)
-
-    def _hold(self, artifacts: Path) -> None:
-        """Keep others from deleting them for as long as this process lives. Raises OSError if they do it just now."""
-        if artifacts in self._held:
-            return
-        descriptor = os.open(artifacts, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise
-        except OSError:
-            # A file system without locks: then nobody deletes either.
-            pass
-        self._held[artifacts] = descriptor
-
-    def _prune(self, folder: Path) -> None:
-        """Artifacts that the decision does not name: of earlier ones, and of tunings that were cut off."""
-        with suppress(OSError, ValueError, KeyError):
-            named = json.loads((folder / DECISION).read_text(encoding="utf-8"))["choice"]["artifacts"]
-            for each in folder.iterdir():
-                if each.is_dir() and each.name != named and each not in self._held:
-                    _delete_unless_held(each)
+        with self._scratch_lock:
+            root = self._scratch or self._folder
+            try:
+                return _made(root / key.digest)
+            except OSError as error:
+                if self._scratch is not None:
+                    raise
+                self._scratch = Path(tempfile.mkdtemp(prefix="offramp-engines-"))
+                log.warning(
+                    "%s cannot be written to (%s): engines that are chosen now will be forgotten when this server "
+                    "stops; set engines.cache to a folder that only this user can write to",
+                    *(self._folder, error.strerror),
+                )
+                return _made(self._scratch / key.digest)
 
 
-def _delete_unless_held(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+def _prune(folder: Path) -> None:
+    """Artifacts that the decision does not name: of earlier ones, and of tunings that were cut off."""
+    with suppress(OSError, ValueError, KeyError):
+        named = json.loads((folder / DECISION).read_text(encoding="utf-8"))["choice"]["artifacts"]
+        for each in folder.iterdir():
+            if each.is_dir() and each.name != named:
+                delete_unless_held(each)
 
 
 def _made(folder: Path) -> Path:

@@ -44,7 +44,7 @@ class Builds(Protocol):
         """An empty folder. Raises OSError."""
         ...
 
-    def discard(self, artifacts: Path) -> None: ...
+    async def discard(self, artifacts: Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Contest:
         for trial in self._trials.values():
             await trial.close()
         for artifacts in self._built:
-            self._builds.discard(artifacts)
+            await self._builds.discard(artifacts)
 
     # What happens
 

@@ -186,5 +186,5 @@ class _Builds:
         self._stats.engine_builds[self._model] += 1
         return self._cache.new_artifacts(self._key, label)
 
-    def discard(self, artifacts: Path) -> None:
-        self._cache.discard(artifacts)
+    async def discard(self, artifacts: Path) -> None:
+        await asyncio.to_thread(self._cache.discard, artifacts)

@@ -1,0 +1,70 @@
+"""What is decided for models that load at once, and where the waiting for a disk happens."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from engine_doubles import Double
+from offramp_server.config import TuningSettings
+from offramp_server.model_spec import ModelSpec
+from offramp_server.telemetry.stats import Stats
+from offramp_server.tuning.cache import EngineCache
+from offramp_server.tuning.decision import Decision
+from offramp_server.tuning.engines import Engines
+from offramp_server.tuning.key import TuningKey
+from offramp_server.tuning.trial import Job
+from offramp_server.tuning.tuner import Tuner
+from trial_fakes import Script, Stage
+from tuning_fakes import CPU, pt2_spec
+
+PLAIN, BUILT = "torch-eager", "aot-inductor"
+KINDS = (Double(PLAIN), Double(BUILT, building=True))
+SLOW = {16: 0.02}
+
+
+class WatchedCache(EngineCache):
+    """Notes in which threads it waits for the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.threads: set[threading.Thread] = set()
+
+    def find(self, key: TuningKey) -> Decision | None:
+        self.threads.add(threading.current_thread())
+        return super().find(key)
+
+    def remember(self, key: TuningKey, decision: Decision) -> None:
+        self.threads.add(threading.current_thread())
+        super().remember(key, decision)
+
+    def discard(self, artifacts: Path) -> None:
+        self.threads.add(threading.current_thread())
+        super().discard(artifacts)
+
+    def forget(self, key: TuningKey) -> None:
+        self.threads.add(threading.current_thread())
+        super().forget(key)
+
+
+class Bench:
+    def __init__(self, folder: Path, built: Script) -> None:
+        self.stats = Stats()
+        self.cache = WatchedCache(folder / "cache")
+        self.stage = Stage({PLAIN: Script(), BUILT: built})
+        settings = TuningSettings(max_memory_bytes=1000)
+        tuner = Tuner(settings, self.cache, self.stats, self.stage.start, KINDS)
+        self.engines = Engines(settings, self.cache, tuner, lambda device: CPU, KINDS, self.stats)
+
+    async def load(self, spec: ModelSpec) -> Decision:
+        """As a model is loaded that nobody knows."""
+        job = Job(spec, "cpu", 1)
+        return await self.engines.first(job) or await self.engines.better(job, SLOW)
+
+
+async def test_nobody_who_is_served_waits_for_the_disk(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Script(9, 90))
+    await bench.load(pt2_spec())
+    await bench.engines.forget(Job(pt2_spec(), "cpu", 1))
+    assert bench.cache.threads
+    assert threading.current_thread() not in bench.cache.threads
