@@ -28,8 +28,9 @@ from offramp_server.workers.engines.load import plain_choice, usable_kind
 
 DISK_FULL = (
     "the disk is full, so that not every engine could be built; make room in engines.cache and in the folder for "
-    "temporary files, and tune it again"
+    "temporary files"
 )
+GAPS = "not every engine could be compared, and a faster one may have been left out"
 
 log = logging.getLogger("offramp.engines")
 
@@ -52,6 +53,8 @@ class Engines:
         self._describe_device = describe_device
         self._kinds = kinds
         self._stats = stats
+        # Models of which the log has said that a faster engine may have been left out.
+        self._warned: set[str] = set()
 
     async def first(self, job: Job) -> Decision | None:
         """What is known before anything is measured: what `[engine]` names, or what is remembered; None: nothing yet.
@@ -59,7 +62,10 @@ class Engines:
         What is named and has to be built is built. Raises LoadError if that fails.
         """
         if job.spec.engine.backend == AUTO:
-            return await self.remembered(job)
+            known = await self.remembered(job)
+            if known is not None:
+                self._warn_of_gaps(job.spec, known)
+            return known
         if not self._builds(job.spec):
             return Decision(plain_choice(job.spec))
         usable_kind(job.spec, job.device, job.spec.engine.backend, self._kinds)
@@ -84,7 +90,9 @@ class Engines:
             decision = Decision(replace(plain, reason=reason))
             await self._remember(await self._key(job), decision)
             return decision
-        return await self.tune(job, self._settings.budget)
+        decision = await self.tune(job, self._settings.budget)
+        self._warn_of_gaps(job.spec, decision)
+        return decision
 
     async def ahead(self, job: Job, budget: float | None, again: bool) -> Decision:
         """What a server would have to find out when it loads the model; what it did not have the time for as well.
@@ -98,7 +106,7 @@ class Engines:
                 return known
             decision = await self.tune(job, budget)
             if decision.disk_full:
-                log.warning('model "%s": %s', job.spec.name, DISK_FULL)
+                log.warning('model "%s": %s, and run this again', job.spec.name, DISK_FULL)
             return decision
         usable_kind(job.spec, job.device, job.spec.engine.backend, self._kinds)
         if not self._builds(job.spec):
@@ -145,6 +153,17 @@ class Engines:
 
     def close(self) -> None:
         self._cache.close()
+
+    def _warn_of_gaps(self, spec: ModelSpec, decision: Decision) -> None:
+        """Once for each model, however often it is loaded."""
+        if decision.complete or spec.name in self._warned:
+            return
+        self._warned.add(spec.name)
+        why = DISK_FULL if decision.disk_full else GAPS
+        log.warning(
+            'model "%s" runs in %s: %s; run "offramp tune DIR --model %s" for it, while nothing else runs',
+            spec.name, decision.choice.label, why, spec.name,
+        )  # fmt: skip
 
     def _builds(self, spec: ModelSpec) -> bool:
         return any(kind.name == spec.engine.backend and kind.builds(spec) for kind in self._kinds)
