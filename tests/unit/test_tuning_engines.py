@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -68,3 +69,28 @@ async def test_nobody_who_is_served_waits_for_the_disk(tmp_path: Path) -> None:
     await bench.engines.forget(Job(pt2_spec(), "cpu", 1))
     assert bench.cache.threads
     assert threading.current_thread() not in bench.cache.threads
+
+
+async def test_two_models_of_the_same_file_that_load_at_once_are_tuned_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Script(1, 10))
+    loads = [bench.load(pt2_spec(name=name)) for name in ("first", "second")]
+    decisions = await asyncio.gather(*loads)
+    assert list(bench.stats.engine_tunings.values()) == list(bench.stats.engine_builds.values()) == [1]
+    assert decisions[0] == decisions[1]
+    assert decisions[0].choice.label == BUILT
+
+
+async def test_what_two_models_of_the_same_file_ask_for_by_name_is_built_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Script(1, 10))
+    loads = [bench.load(pt2_spec(BUILT, name=name)) for name in ("first", "second")]
+    decisions = await asyncio.gather(*loads)
+    assert list(bench.stats.engine_builds.values()) == [1]
+    assert decisions[0] == decisions[1]
+
+
+async def test_a_model_with_another_file_waits_for_its_turn_and_is_tuned_as_well(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Script(1, 10))
+    await asyncio.gather(bench.load(pt2_spec()), bench.load(pt2_spec(name="other", digest="e" * 64)))
+    assert bench.stats.engine_tunings == {"digits": 1, "other": 1}
+    built = [at for at, (step, _) in enumerate(bench.stage.happened) if step == "write_answers"]
+    assert "build" in [step for step, _ in bench.stage.happened[: built[1]]]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from offramp_common.engine_names import AUTO
 
@@ -52,6 +54,8 @@ class Engines:
         self._tuner = tuner
         self._describe_device = describe_device
         self._kinds = kinds
+        # One decision is made at a time: two tunings would measure each other.
+        self._turn = asyncio.Lock()
         self._stats = stats
         # Models of which the log has said that a faster engine may have been left out.
         self._warned: set[str] = set()
@@ -69,7 +73,7 @@ class Engines:
         if not self._builds(job.spec):
             return Decision(plain_choice(job.spec))
         usable_kind(job.spec, job.device, job.spec.engine.backend, self._kinds)
-        return await self.remembered(job) or await self.build(job)
+        return await self.remembered(job) or await self._once(job, self.build(job))
 
     async def build(self, job: Job) -> Decision:
         """What `[engine]` names, whatever is remembered. Raises LoadError."""
@@ -90,7 +94,7 @@ class Engines:
             decision = Decision(replace(plain, reason=reason))
             await self._remember(await self._key(job), decision)
             return decision
-        decision = await self.tune(job, self._settings.budget)
+        decision = await self._once(job, self.tune(job, self._settings.budget))
         self._warn_of_gaps(job.spec, decision)
         return decision
 
@@ -175,9 +179,18 @@ class Engines:
 
     # Remembering
 
-    async def remembered(self, job: Job) -> Decision | None:
+    async def _once(self, job: Job, decided: Coroutine[Any, Any, Decision]) -> Decision:
+        """What is decided; or what was decided meanwhile for another model with the same key, if there is one."""
+        with closing(decided):
+            async with self._turn:
+                return await self._found(job) or await decided
+
+    async def _found(self, job: Job) -> Decision | None:
         key = await self._key(job)
-        found = None if key is None else await asyncio.to_thread(self._cache.find, key)
+        return None if key is None else await asyncio.to_thread(self._cache.find, key)
+
+    async def remembered(self, job: Job) -> Decision | None:
+        found = await self._found(job)
         self._stats.engine_lookups["miss" if found is None else "hit"] += 1
         return found
 

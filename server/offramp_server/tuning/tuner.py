@@ -71,7 +71,7 @@ def plain_engine(spec: ModelSpec) -> EngineChoice:
 
 
 class Tuner:
-    """One tuning at a time: two of them would measure each other."""
+    """To be asked one thing at a time: two tunings would measure each other."""
 
     def __init__(
         self,
@@ -88,7 +88,6 @@ class Tuner:
         self._stats = stats
         self._start_trial = start_trial
         self._kinds = kinds
-        self._turn = asyncio.Lock()
 
     async def tune(self, job: Job, key: TuningKey, budget: float | None) -> Decision:
         """Try whatever `auto` may take. `budget`: seconds, None: as many as it needs.
@@ -144,21 +143,18 @@ class Tuner:
 
     @asynccontextmanager
     async def _contest(self, job: Job, key: TuningKey, budget: float | None) -> AsyncIterator[Contest]:
-        async with self._turn:
-            with tempfile.TemporaryDirectory(prefix="offramp-tuning-", ignore_cleanup_errors=True) as folder:
-                contest = Contest(
-                    job,
-                    self._kinds,
-                    self._start_trial,
-                    ContestOptions(
-                        Path(folder), self._settings.candidate_timeout, budget, self._max_memory(), self._now
-                    ),
-                    _Builds(self._cache, key, job.spec, self._stats),
-                )
-                try:
-                    yield contest
-                finally:
-                    await contest.close()
+        with tempfile.TemporaryDirectory(prefix="offramp-tuning-", ignore_cleanup_errors=True) as folder:
+            contest = Contest(
+                job,
+                self._kinds,
+                self._start_trial,
+                ContestOptions(Path(folder), self._settings.candidate_timeout, budget, self._max_memory(), self._now),
+                _Builds(self._cache, key, job.spec, self._stats),
+            )
+            try:
+                yield contest
+            finally:
+                await contest.close()
 
     def _max_memory(self) -> int:
         if self._settings.max_memory_bytes:
