@@ -16,11 +16,11 @@ from machine_fakes import FakeGpu, FakeNvml, v2_machine, write_machine
 from model_files import write_linear_onnx
 from offramp_server.cli.main import main
 from offramp_server.config import ServerSettings, Settings
-from offramp_server.doctor.engines import IMPORTS, engines, imports, lacking_engines, unmappable
+from offramp_server.doctor.engines import IMPORTS, engines, imports, unmappable
 from offramp_server.doctor.machine import gpus, machine
 from offramp_server.doctor.server import configuration, engine_cache
 from offramp_server.doctor.software import software
-from offramp_server.model_spec import EngineSettings, ModelSpec
+from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.catalogue import engine_kinds
 
 FREE_PORTS = "[server]\ngrpc_port = 0\nhttp_port = 0\n"
@@ -113,7 +113,7 @@ class TestTheCommand:
         folder = repository(tmp_path, '[engine]\nbackend = "onnxruntime"\nprecision = "fp16"\n')
         status, out = doctor("--model-repository", str(folder))
         assert status == 0
-        assert 'warning: model "m" version 1 asks for engine "onnxruntime"' in out
+        assert 'warning: a server starts without it: model "m": onnxruntime computes in the precision' in out
 
     def test_imports_no_library_of_an_engine_itself(self) -> None:
         program = (
@@ -231,24 +231,6 @@ class TestEngines:
     def test_those_of_this_server_can_be_asked_on_either_kind_of_device(self) -> None:
         for device in ("cpu", "cuda:0"):
             assert engines(device).facts["engines"].keys() == {kind.name for kind in engine_kinds()}
-
-    @pytest.mark.parametrize(
-        ("engine", "format_", "reason"),
-        [
-            (EngineSettings(backend="bad"), "pt2", 'asks for engine "bad": gone'),
-            (EngineSettings(backend="good"), "onnx", "it runs .pt2 files"),
-            (EngineSettings(device="cuda:1"), "pt2", "there is no GPU here"),
-            (EngineSettings(backend="good"), "pt2", None),
-            (EngineSettings(), "pt2", None),
-        ],
-    )
-    def test_that_a_model_names_and_cannot_have_are_told(
-        self, engine: EngineSettings, format_: str, reason: str | None
-    ) -> None:
-        spec = ModelSpec("m", 3, Path("m"), format_, 1, (), (), engine)
-        found = lacking_engines([spec], "cpu", [FakeKind("good"), FakeKind("bad", "gone")])
-        assert [text for text in found if reason and reason in text] == list(found)
-        assert bool(found) == bool(reason)
 
 
 class TestImports:

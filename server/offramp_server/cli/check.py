@@ -12,9 +12,10 @@ from offramp_server.cli.commands import Commands
 
 DESCRIPTION = """\
 Read every folder of a model repository as the server would, without loading a
-model: files, configuration, checksums, names, and what hides in a .pt2. Exits
-with 1 if the server would refuse any of it. Engines and devices are tried only
-when a model is loaded.
+model: files, configuration, checksums, names, what hides in a .pt2, and whether
+the engines and devices that model.toml asks for are on this machine. Exits with 1
+if the server would refuse any of it. What only an engine itself can say of a
+model is found out when it is loaded, or by `offramp tune`.
 """
 
 

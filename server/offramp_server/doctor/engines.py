@@ -110,28 +110,6 @@ def _compiler_version(compiler: str) -> str:
     return f"{compiler}: {asked.stdout.partition(os.linesep)[0]}"
 
 
-def lacking_engines(
-    specs: Sequence[ModelSpec], device: str, kinds: Sequence[EngineKind] | None = None
-) -> tuple[str, ...]:
-    """Why models that name their engine or device cannot have it, in a sentence each. `device` is what "auto" is."""
-    kinds_by_name = {kind.name: kind for kind in (engine_kinds() if kinds is None else kinds)}
-    return tuple(filter(None, (_lack(spec, device, kinds_by_name) for spec in specs)))
-
-
-def _lack(spec: ModelSpec, device: str, kinds: Mapping[str, EngineKind]) -> str:
-    asked = spec.engine.device
-    where = (device if spec.format == "pt2" else "cpu") if asked == "auto" else asked
-    named = f'model "{spec.name}" version {spec.version}'
-    if where.startswith("cuda") and device == "cpu":
-        return f'{named} asks for device = "{asked}", and there is no GPU here; "auto" or "cpu" would be right'
-    kind = kinds.get(spec.engine.backend)
-    if kind is None:
-        # `auto`; or unknown, which the repository's check has said.
-        return ""
-    reason = kind.missing(where) or kind.refusal(spec, where)
-    return f'{named} asks for engine "{kind.name}": {reason}' if reason else ""
-
-
 @dataclass(frozen=True, slots=True)
 class _Import:
     ok: bool

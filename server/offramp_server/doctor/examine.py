@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from offramp_server.config import Settings, load_settings
-from offramp_server.doctor.engines import engines, imports, lacking_engines
+from offramp_server.doctor.engines import engines, imports
 from offramp_server.doctor.machine import gpus, machine
 from offramp_server.doctor.section import Section
 from offramp_server.doctor.server import broken_configuration, configuration, engine_cache, model_repository
@@ -23,13 +22,10 @@ def examine(repository: Path | None, config: Path | None, *, import_libraries: b
     them here."""
     of_gpus = gpus()
     device = "cuda:0" if of_gpus.facts["devices"] else "cpu"
-    of_repository, specs = model_repository(repository)
-    unable = lacking_engines(specs, device)
-    of_repository = replace(of_repository, warnings=(*of_repository.warnings, *unable))
     tried = [imports()] if import_libraries else []
     settings, of_settings = _settings(config)
     return [
-        *(software(), machine(), of_gpus, engines(device), *tried, of_settings, of_repository),
+        *(software(), machine(), of_gpus, engines(device), *tried, of_settings, model_repository(repository)),
         engine_cache(settings.engines.cache or default_folder(os.environ)),
     ]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from offramp_server.config import ServerSettings, Settings
 from offramp_server.doctor.section import Section
 from offramp_server.errors import ConfigurationError
-from offramp_server.model_spec import ModelSpec
 from offramp_server.tuning.cache import DECISION, EngineCache
 
 MIB = 2**20
@@ -93,17 +92,17 @@ def broken_configuration(error: ConfigurationError, file: Path | None) -> Sectio
     )
 
 
-def model_repository(folder: Path | None) -> tuple[Section, tuple[ModelSpec, ...]]:
-    """What `offramp check` finds, and the versions that would be served. Only a folder that is none keeps a server from
+def model_repository(folder: Path | None) -> Section:
+    """What `offramp check` finds. Only a folder that is none keeps a server from
     starting: it serves what it can."""
     if folder is None:
-        return Section("repository", (("none", "--model-repository DIR looks into one"),), {"folder": None}), ()
+        return Section("repository", (("none", "--model-repository DIR looks into one"),), {"folder": None})
     from offramp_server.repository.check import check
 
     try:
         report = check(folder)
     except ConfigurationError as error:
-        return Section("repository", (("folder", str(folder)),), {"folder": str(folder)}, problems=(str(error),)), ()
+        return Section("repository", (("folder", str(folder)),), {"folder": str(folder)}, problems=(str(error),))
     models = len({spec.name for spec in report.specs})
     found = f"{models} models, {report.routes} routes, {len(report.problems)} that cannot be served"
     facts = {
@@ -114,7 +113,7 @@ def model_repository(folder: Path | None) -> tuple[Section, tuple[ModelSpec, ...
     }
     # Each says which model it is about, and what would be right.
     warnings = tuple(f"a server starts without it: {problem}" for problem in report.problems)
-    return Section("repository", (("folder", str(folder)), ("holds", found)), facts, warnings=warnings), report.specs
+    return Section("repository", (("folder", str(folder)), ("holds", found)), facts, warnings=warnings)
 
 
 def engine_cache(folder: Path) -> Section:

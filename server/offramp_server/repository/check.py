@@ -16,6 +16,7 @@ from offramp_server.preprocess.load import load_preprocessor
 from offramp_server.repository.layout import check_repository, folder_names, is_route, unrelated_folders
 from offramp_server.repository.reader import read_model, read_route
 from offramp_server.routing.binding import BoundModel, Broken, bind_all, spec_endpoint
+from offramp_server.workers.unfit import unfit, visible_gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class _Findings:
 
 
 def check(repository: Path) -> Report:
-    """Read every folder without loading a model. Raises ConfigurationError if there is no repository at all."""
+    """Read every folder without loading a model, and ask whether its engine and its device are here. Raises
+    ConfigurationError if there is no repository at all."""
     check_repository(repository)
     found = _Findings()
     for name in folder_names(repository):
@@ -50,6 +52,7 @@ def check(repository: Path) -> Report:
         except OfframpError as error:
             found.problems.append(str(error))
     found.problems += _route_problems(repository, found)
+    found.problems += _unfit(found)
     specs = tuple(chain.from_iterable(found.models.values()))
     return Report(tuple(_lines(repository, found)), tuple(found.problems), specs, len(found.routes))
 
@@ -60,6 +63,11 @@ def _read(repository: Path, name: str) -> tuple[ModelSpec, ...]:
         # Needs no worker, and has files and extras of its own.
         load_preprocessor(spec)
     return versions
+
+
+def _unfit(found: _Findings) -> Iterator[str]:
+    gpus = visible_gpus()
+    return filter(None, (unfit(spec, gpus) for versions in found.models.values() for spec in versions))
 
 
 def _route_problems(repository: Path, found: _Findings) -> Iterator[str]:

@@ -11,7 +11,7 @@ from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.kinds.onnx_runtime import OnnxRuntimeKind
 
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
-_FIRST_GPU = "cuda:0"
+FIRST_GPU = "cuda:0"
 CUDA_PROBE = "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"
 
 
@@ -25,8 +25,8 @@ class Devices:
         """cpu | cuda:N"""
         device = spec.engine.device
         if device == "auto":
-            return _FIRST_GPU if _could_use_cuda(spec) and await self._has_cuda() else "cpu"
-        return _FIRST_GPU if device == "cuda" else device
+            return FIRST_GPU if could_use_cuda(spec) and await self._has_cuda() else "cpu"
+        return FIRST_GPU if device == "cuda" else device
 
     async def _has_cuda(self) -> bool:
         """Asked of a process of its own, once: the front end never imports torch."""
@@ -35,10 +35,10 @@ class Devices:
         return self._cuda
 
 
-def _could_use_cuda(spec: ModelSpec) -> bool:
+def could_use_cuda(spec: ModelSpec) -> bool:
     """Whether an engine for GPUs that is installed runs files of this format, and this one."""
     onnx = OnnxRuntimeKind()
-    return spec.format == "pt2" or not (onnx.missing(_FIRST_GPU) or onnx.refusal(spec, _FIRST_GPU))
+    return spec.format == "pt2" or not (onnx.missing(FIRST_GPU) or onnx.refusal(spec, FIRST_GPU))
 
 
 def _probe_cuda() -> bool:
