@@ -96,6 +96,9 @@ class TuningSettings:
     # Where decisions are remembered, with what was built for them: a folder that nobody else can write to, since code
     # lies there. Relative to the configuration file. Not set: offramp/engines in $XDG_CACHE_HOME or ~/.cache.
     cache: Path | None = None
+    # What that folder may grow to, in bytes; 0: no limit. What was used longest ago goes, but nothing that a running
+    # server uses.
+    max_cache_bytes: Annotated[int, between(0)] = 10 * 1024 * 1024 * 1024
     # What a load may spend on measuring one model, in seconds. What is not tried by then is left out; `offramp tune`
     # takes the time that it needs.
     budget: _Seconds = 20.0

@@ -153,7 +153,7 @@ def build_engines(
     """What chooses engines on this machine, of all that there are unless given. Raises ConfigurationError if the cache
     cannot be trusted."""
     kinds = engine_kinds() if kinds is None else kinds
-    cache = EngineCache(settings.cache or default_folder(os.environ))
+    cache = EngineCache(settings.cache or default_folder(os.environ), settings.max_cache_bytes)
     return Engines(settings, cache, Tuner(settings, cache, stats, start_trial, kinds), describe_device, kinds, stats)
 
 

@@ -4,7 +4,8 @@
     <folder>/<digest of the key>/aot-inductor-x3k2/...      artifacts
 
 Several servers may use one folder at once. Each builds into folders of its own, a decision is replaced in one step,
-and artifacts are deleted only where no process holds them.
+and artifacts are deleted only where no process holds them. When the folder grows beyond its limit, what was used
+longest ago goes.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ from typing import Any
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import ConfigurationError
 from offramp_server.tuning.decision import Decision, Measurement
+from offramp_server.tuning.eviction import entries, evict, used_now
 from offramp_server.tuning.holds import Holds, delete_unless_held
 from offramp_server.tuning.key import TuningKey
+from offramp_server.tuning.leftovers import delete_leftovers, made_and_held
 
 DECISION = "decision.json"
+# In the folder for temporary files.
+SCRATCH = "offramp-engines-"
 _PRIVATE = 0o700
 _ROOT = 0
 
@@ -46,19 +51,27 @@ def default_folder(environment: Mapping[str, str]) -> Path:
 class EngineCache:
     """One folder. It is made by the first decision; until then there is none. May be used by several threads."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises ConfigurationError for a folder in which others could have put code that a worker would run."""
+    def __init__(self, folder: Path, max_bytes: int = 0) -> None:
+        """`max_bytes`: of everything in it; 0: no limit.
+
+        Raises ConfigurationError for a folder in which others could have put code that a worker would run.
+        """
         self._folder = folder
+        self._max_bytes = max_bytes
         # In place of `folder`, where that cannot be written to.
         self._scratch: Path | None = None
         self._scratch_lock = threading.Lock()
+        self._tidied = False
+        self._tidying = threading.Lock()
         self._holds = Holds()
         distrust = _distrust(folder)
         if distrust:
             raise ConfigurationError(f"engines.cache: {distrust}")
 
     def find(self, key: TuningKey) -> Decision | None:
-        """What was decided; None, with the reason in the log where there is something that cannot be used."""
+        """What was decided; None, with the reason in the log where there is something that cannot be used. Its
+        artifacts stay until they are released."""
+        self._tidy_once()
         for root in filter(None, (self._scratch, self._folder)):
             folder = root / key.digest
             try:
@@ -73,20 +86,25 @@ class EngineCache:
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 log.warning("%s cannot be used, the model is tuned again: %s", folder / DECISION, error)
                 continue
+            used_now(folder / DECISION)
             return decision
         return None
 
     def new_artifacts(self, key: TuningKey, label: str) -> Path:
-        """An empty folder to build into. It stays if a decision names it, and goes with `discard` otherwise."""
+        """An empty folder to build into. It goes with `discard`, or once it is released if no decision names it."""
         folder = self._writable_folder(key)
         slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-        artifacts = Path(tempfile.mkdtemp(prefix=f"{slug}-", dir=folder))
-        self._holds.hold(artifacts)
-        return artifacts
+        return made_and_held(self._holds, f"{slug}-", folder)
 
     def discard(self, artifacts: Path) -> None:
         self._holds.let_go(artifacts)
         shutil.rmtree(artifacts, ignore_errors=True)
+
+    def release(self, artifacts: Path) -> None:
+        """Nothing that was found, or built, with them is loaded any more. To be called once for each time that it
+        was."""
+        self._holds.let_go(artifacts)
+        _prune(artifacts.parent)
 
     def remember(self, key: TuningKey, decision: Decision) -> None:
         """Replaces what was decided before. That it could not be written is logged, and no reason not to go on."""
@@ -94,19 +112,34 @@ class EngineCache:
             folder = self._writable_folder(key)
             _write(folder, key, decision)
             _prune(folder)
+            if self._max_bytes:
+                evict(folder.parent, self._max_bytes, DECISION, keep=folder)
         except OSError as error:
             log.warning("the choice of an engine could not be kept: %s", error)
 
     def forget(self, key: TuningKey) -> None:
+        """With what was built for it, unless that is still held."""
         for root in filter(None, (self._scratch, self._folder)):
             with suppress(OSError):
                 (root / key.digest / DECISION).unlink()
+            _prune(root / key.digest)
 
     def close(self) -> None:
         self._holds.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+
+    def _tidy_once(self) -> None:
+        """What was left behind by tunings that were killed, and by servers that still ran what was replaced."""
+        with self._tidying:
+            if self._tidied:
+                return
+            self._tidied = True
+        with suppress(OSError):
+            _demand_trust(self._folder)
+            for entry in entries(self._folder):
+                _prune(entry)
 
     def _writable_folder(self, key: TuningKey) -> Path:
         with self._scratch_lock:
@@ -116,7 +149,9 @@ class EngineCache:
             except OSError as error:
                 if self._scratch is not None:
                     raise
-                self._scratch = Path(tempfile.mkdtemp(prefix="offramp-engines-"))
+                temporary = Path(tempfile.gettempdir())
+                delete_leftovers(SCRATCH, temporary)
+                self._scratch = made_and_held(self._holds, SCRATCH, temporary)
                 log.warning(
                     "%s cannot be written to (%s): engines that are chosen now will be forgotten when this server "
                     "stops; set engines.cache to a folder that only this user can write to",
@@ -127,8 +162,10 @@ class EngineCache:
 
 def _prune(folder: Path) -> None:
     """Artifacts that the decision does not name: of earlier ones, and of tunings that were cut off."""
-    with suppress(OSError, ValueError, KeyError):
-        named = json.loads((folder / DECISION).read_text(encoding="utf-8"))["choice"]["artifacts"]
+    # A decision that cannot be read is replaced by the next one, and what was built goes then.
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        file = folder / DECISION
+        named = json.loads(file.read_text(encoding="utf-8"))["choice"]["artifacts"] if file.exists() else None
         for each in folder.iterdir():
             if each.is_dir() and each.name != named:
                 delete_unless_held(each)

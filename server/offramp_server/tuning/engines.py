@@ -155,6 +155,11 @@ class Engines:
         if key is not None:
             await asyncio.to_thread(self._cache.forget, key)
 
+    async def release(self, decision: Decision) -> None:
+        """No worker holds it any more, nor will. To be called for each decision that was got here."""
+        if decision.choice.artifacts is not None:
+            await asyncio.to_thread(self._cache.release, decision.choice.artifacts)
+
     def close(self) -> None:
         self._cache.close()
 

@@ -52,6 +52,8 @@ class EngineLoader:
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
         self._handles = itertools.count(1)
+        # What the workers hold, by handle.
+        self._decisions: dict[int, Decision] = {}
 
     async def load(self, workers: Workers, spec: ModelSpec) -> tuple[int, LoadReport]:
         """The model's handle in the workers, and what its load came to. Raises LoadError, and then no worker holds
@@ -67,6 +69,12 @@ class EngineLoader:
         await self._engines.forget(job)
         return await self._loaded(workers, job, await self._engines.first(job))
 
+    async def unload(self, workers: Workers, handle: int) -> None:
+        await workers.unload(handle)
+        decision = self._decisions.pop(handle, None)
+        if decision is not None:
+            await self._engines.release(decision)
+
     async def _loaded(self, workers: Workers, job: Job, decision: Decision | None) -> tuple[int, LoadReport]:
         if decision is not None:
             return await self._into(workers, job, decision)
@@ -74,7 +82,7 @@ class EngineLoader:
         try:
             return await self._improved(workers, job, handle, report)
         except BaseException:
-            await workers.unload(handle)
+            await self.unload(workers, handle)
             raise
 
     async def _improved(self, workers: Workers, job: Job, handle: int, report: LoadReport) -> tuple[int, LoadReport]:
@@ -86,13 +94,19 @@ class EngineLoader:
         except LoadError as error:
             kept = await self._engines.could_not_load(job, decision, error)
             return handle, await workers.explain(handle, kept.choice)
-        await workers.unload(handle)
+        await self.unload(workers, handle)
         return better
 
     async def _into(self, workers: Workers, job: Job, decision: Decision) -> tuple[int, LoadReport]:
         handle = next(self._handles)
         seconds = {threads: each.score for threads, each in decision.by_threads.items()}
-        return handle, await workers.load(handle, job.spec, decision.choice, seconds)
+        try:
+            report = await workers.load(handle, job.spec, decision.choice, seconds)
+        except BaseException:
+            await self._engines.release(decision)
+            raise
+        self._decisions[handle] = decision
+        return handle, report
 
 
 def _is_plain(decision: Decision, spec: ModelSpec) -> bool:

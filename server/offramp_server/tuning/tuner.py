@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -31,12 +30,15 @@ from offramp_server.tuning.choosing import (
 from offramp_server.tuning.contest import Contest, ContestOptions
 from offramp_server.tuning.decision import Decision
 from offramp_server.tuning.key import TuningKey
+from offramp_server.tuning.leftovers import temporary_folder
 from offramp_server.tuning.trial import Job, StartTrial, TrialFailed
 from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.engines.load import ASKED_FOR
 
 # Of the memory that is free when a tuning begins, what a trial may take.
 SHARE_OF_FREE_MEMORY = 0.5
+# In the folder for temporary files.
+SCRATCH = "offramp-tuning-"
 
 log = logging.getLogger("offramp.engines")
 
@@ -143,12 +145,12 @@ class Tuner:
 
     @asynccontextmanager
     async def _contest(self, job: Job, key: TuningKey, budget: float | None) -> AsyncIterator[Contest]:
-        with tempfile.TemporaryDirectory(prefix="offramp-tuning-", ignore_cleanup_errors=True) as folder:
+        with temporary_folder(SCRATCH) as folder:
             contest = Contest(
                 job,
                 self._kinds,
                 self._start_trial,
-                ContestOptions(Path(folder), self._settings.candidate_timeout, budget, self._max_memory(), self._now),
+                ContestOptions(folder, self._settings.candidate_timeout, budget, self._max_memory(), self._now),
                 _Builds(self._cache, key, job.spec, self._stats),
             )
             try:

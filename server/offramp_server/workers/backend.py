@@ -123,7 +123,7 @@ class Backend:
     async def unload(self, model: LoadedModel) -> None:
         """Wait for the model's requests, then let go of it. The caller has stopped sending new ones."""
         await model.group.scheduler.close_lane(model.lane)
-        await model.group.unload(model.lane.handle)
+        await self._loader.unload(model.group, model.lane.handle)
 
     def keep_standbys(self) -> None:
         """Start the standbys; to be called once what should be served at first is loaded."""
