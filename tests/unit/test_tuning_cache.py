@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -92,6 +93,23 @@ def test_what_is_forgotten_is_not_found_again(folder: Path) -> None:
     cache.forget(KEY)
     cache.forget(KEY)
     assert cache.find(KEY) is None
+
+
+def test_what_cannot_be_deleted_is_forgotten_until_something_else_is_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = remembered(folder)
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    cache = EngineCache(folder)
+    cache.forget(KEY)
+    assert file.exists()
+    assert cache.find(KEY) is None
+    cache.remember(KEY, decision())
+    assert cache.find(KEY) == decision()
 
 
 @pytest.mark.parametrize("within", ["", "aot-inductor"])

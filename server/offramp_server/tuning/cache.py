@@ -64,6 +64,8 @@ class EngineCache:
         self._tidied = False
         self._tidying = threading.Lock()
         self._holds = Holds()
+        # Of keys whose decision in `folder` could not be deleted.
+        self._forgotten: set[str] = set()
         distrust = _distrust(folder)
         if distrust:
             raise ConfigurationError(f"engines.cache: {distrust}")
@@ -72,7 +74,7 @@ class EngineCache:
         """What was decided; None, with the reason in the log where there is something that cannot be used. Its
         artifacts stay until they are released."""
         self._tidy_once()
-        for root in filter(None, (self._scratch, self._folder)):
+        for root in self._roots(key):
             folder = root / key.digest
             try:
                 _demand_trust(root)
@@ -111,6 +113,7 @@ class EngineCache:
         try:
             folder = self._writable_folder(key)
             _write(folder, key, decision)
+            self._forgotten.discard(key.digest)
             _prune(folder)
             if self._max_bytes:
                 evict(folder.parent, self._max_bytes, DECISION, keep=folder)
@@ -118,10 +121,13 @@ class EngineCache:
             log.warning("the choice of an engine could not be kept: %s", error)
 
     def forget(self, key: TuningKey) -> None:
-        """With what was built for it, unless that is still held."""
-        for root in filter(None, (self._scratch, self._folder)):
-            with suppress(OSError):
-                (root / key.digest / DECISION).unlink()
+        """With what was built for it, unless that is still held. What cannot be deleted is not found any more until
+        something is remembered in its place."""
+        for root in self._roots(key):
+            try:
+                (root / key.digest / DECISION).unlink(missing_ok=True)
+            except OSError:
+                self._forgotten.add(key.digest)
             _prune(root / key.digest)
 
     def close(self) -> None:
@@ -140,6 +146,11 @@ class EngineCache:
             _demand_trust(self._folder)
             for entry in entries(self._folder):
                 _prune(entry)
+
+    def _roots(self, key: TuningKey) -> list[Path]:
+        """Where a decision may be, the later one first."""
+        folder = None if key.digest in self._forgotten else self._folder
+        return list(filter(None, (self._scratch, folder)))
 
     def _writable_folder(self, key: TuningKey) -> Path:
         with self._scratch_lock:
