@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from engine_doubles import Double
@@ -35,6 +38,8 @@ class FakeWorkers:
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
+        # How often workers die in a load, whatever they load.
+        self.deaths = 0
         self.held: dict[int, str] = {}
         # Every load there was.
         self.loads: list[str] = []
@@ -52,6 +57,9 @@ class FakeWorkers:
     ) -> LoadReport:
         assert choice is not None
         self.loads.append(choice.label)
+        if self.deaths:
+            self.deaths -= 1
+            raise LoadError("the worker was killed")
         if choice.label in self.refused:
             raise LoadError(f"{choice.label} is not for us")
         assert choice.artifacts is None or choice.artifacts.is_dir()
@@ -69,13 +77,13 @@ class FakeWorkers:
 class Bench:
     """A new one with the same folder is the next start of a server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tune: Literal["at-load", "never"] = "at-load") -> None:
         self.folder = folder / "cache"
         self.workers = FakeWorkers()
         self.stats = Stats()
         self.cache = EngineCache(self.folder)
         self.stage = Stage({PLAIN: Script(), BUILT: Script(1, 10)})
-        settings = TuningSettings(max_memory_bytes=1000)
+        settings = TuningSettings(tune=tune, max_memory_bytes=1000)
         tuner = Tuner(settings, self.cache, self.stats, self.start_trial, KINDS)
         self.loader = EngineLoader(Engines(settings, self.cache, tuner, lambda device: CPU, KINDS, self.stats))
 
@@ -118,12 +126,83 @@ async def test_a_remembered_engine_that_fails_is_forgotten_with_what_was_built_a
     bench = Bench(tmp_path)
     bench.workers.refused = {BUILT}
     handle, report = await bench.load()
-    assert bench.workers.loads == [BUILT, PLAIN, BUILT]
+    assert bench.workers.loads == [BUILT, BUILT, PLAIN, BUILT]
     assert bench.workers.held == {handle: PLAIN}
     assert "no worker could load it" in report.engine.reason
     assert bench.workers.explained[-1].rejected[BUILT] == f"{BUILT} is not for us"
     assert bench.artifacts == []
     assert not before.exists()
+
+
+async def tuned(folder: Path, **fields: object) -> None:
+    """By a server that is gone."""
+    bench = Bench(folder)
+    await bench.load(**fields)
+    bench.cache.close()
+
+
+@pytest.mark.parametrize("backend", ["auto", BUILT])
+async def test_a_worker_that_dies_once_costs_no_remembered_engine(tmp_path: Path, backend: str) -> None:
+    await tuned(tmp_path, backend=backend)
+    bench = Bench(tmp_path)
+    bench.workers.deaths = 1
+    handle, _ = await bench.load(backend=backend)
+    assert bench.workers.held == {handle: BUILT}
+    assert bench.stage.trials == []
+
+
+async def test_what_is_remembered_stays_where_not_even_the_plain_engine_can_be_loaded(tmp_path: Path) -> None:
+    await tuned(tmp_path)
+    bench = Bench(tmp_path)
+    bench.workers.deaths = 3
+    with pytest.raises(LoadError, match="the worker was killed"):
+        await bench.load()
+    assert bench.workers.held == {}
+    await bench.load()
+    assert bench.stage.trials == []
+
+
+async def test_where_nothing_is_tuned_a_remembered_engine_that_fails_is_kept_and_the_plain_one_serves(
+    tmp_path: Path,
+) -> None:
+    await tuned(tmp_path)
+    bench = Bench(tmp_path, tune="never")
+    bench.workers.refused = {BUILT}
+    handle, report = await bench.load()
+    assert bench.workers.held == {handle: PLAIN}
+    assert report.engine.reason == f"auto: the plain engine; {BUILT} is remembered, and no worker could load it"
+    assert bench.workers.explained[-1].rejected[BUILT] == f"{BUILT} is not for us"
+    bench.workers.refused = set()
+    handle, _ = await bench.load()
+    assert bench.workers.held[handle] == BUILT
+
+
+async def test_an_engine_asked_for_by_name_that_cannot_be_loaded_any_more_is_built_again(tmp_path: Path) -> None:
+    await tuned(tmp_path, backend=BUILT)
+    bench = Bench(tmp_path)
+    [before] = bench.artifacts
+    bench.workers.deaths = 2
+    handle, _ = await bench.load(backend=BUILT)
+    assert bench.workers.held == {handle: BUILT}
+    [after] = bench.artifacts
+    assert before != after
+
+
+async def test_a_remembered_engine_that_fails_in_a_cache_that_cannot_be_written_to_leaves_a_served_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tuned(tmp_path)
+    bench = Bench(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(bench.folder)))
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    bench.workers.refused = {BUILT}
+    handle, _ = await bench.load()
+    assert bench.workers.held == {handle: PLAIN}
+    assert bench.stats.engine_tunings == {"digits": 1}
 
 
 async def test_a_model_whose_plain_engine_fails_too_is_not_loaded_and_leaves_nothing(tmp_path: Path) -> None:

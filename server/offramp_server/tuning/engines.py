@@ -82,6 +82,11 @@ class Engines:
         await self._remember(key, decision)
         return decision
 
+    async def rebuilt(self, job: Job) -> Decision:
+        """As `build`, in its turn."""
+        async with self._turn:
+            return await self.build(job)
+
     async def better(self, job: Job, seconds_by_items: Mapping[int, float]) -> Decision:
         """For a model that is loaded into its plain engine and takes so long for a warm batch: what to load it into
         instead, or the same with the reason. Whatever goes wrong is a reason as well."""
@@ -97,6 +102,19 @@ class Engines:
         decision = await self._once(job, self.tune(job, self._settings.budget))
         self._warn_of_gaps(job.spec, decision)
         return decision
+
+    async def instead_of(
+        self, job: Job, refused: Decision, error: Exception, seconds_by_items: Mapping[int, float]
+    ) -> Decision:
+        """As `better`, for a model whose remembered engine no worker could load, while its plain one is loaded.
+
+        It is forgotten if another can be looked for now: what ended the workers may have been something else.
+        """
+        if not self._not_to_be_tuned(job):
+            await self.forget(job)
+            return await self.better(job, seconds_by_items)
+        label = refused.choice.label
+        return _refused(job, refused, f"{label} is remembered, and no worker could load it", error)
 
     async def ahead(self, job: Job, budget: float | None, again: bool) -> Decision:
         """What a server would have to find out when it loads the model; what it did not have the time for as well.
@@ -142,11 +160,7 @@ class Engines:
         """The workers refuse what was decided: back to the plain engine, which they have loaded."""
         label = decision.choice.label
         log.warning('model "%s": %s was chosen and cannot be loaded: %s', job.spec.name, label, error)
-        said = str(error).removeprefix(f'model "{job.spec.name}": ')
-        reason = f"auto: the plain engine; {label} was faster in a trial, and no worker could load it"
-        rejected = {**decision.choice.rejected, label: said}
-        plain = replace(plain_choice(job.spec), reason=reason, measured=decision.choice.measured, rejected=rejected)
-        kept = Decision(plain, decision.measurements, complete=False)
+        kept = _refused(job, decision, f"{label} was faster in a trial, and no worker could load it", error)
         await self._remember(await self._key(job), kept)
         return kept
 
@@ -234,3 +248,12 @@ def _unnamed(job: Job) -> TuningKey:
 
 def _untuned(plain: EngineChoice, why: str) -> Decision:
     return Decision(replace(plain, reason=f"auto: the plain engine; {why}"), complete=False)
+
+
+def _refused(job: Job, decision: Decision, why: str, error: Exception) -> Decision:
+    """The plain engine, in place of what no worker could load."""
+    said = str(error).removeprefix(f'model "{job.spec.name}": ')
+    rejected = {**decision.choice.rejected, decision.choice.label: said}
+    reason = f"auto: the plain engine; {why}"
+    plain = replace(plain_choice(job.spec), reason=reason, measured=decision.choice.measured, rejected=rejected)
+    return Decision(plain, decision.measurements, complete=False)

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol
 
+from offramp_common.engine_names import AUTO
+
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
@@ -48,6 +50,14 @@ class Workers(Protocol):
         ...
 
 
+class _Refused(LoadError):
+    """What was remembered could not be loaded."""
+
+    def __init__(self, decision: Decision, error: LoadError) -> None:
+        super().__init__(str(error))
+        self.decision = decision
+
+
 class EngineLoader:
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
@@ -59,15 +69,16 @@ class EngineLoader:
         """The model's handle in the workers, and what its load came to. Raises LoadError, and then no worker holds
         it."""
         job = Job(spec, workers.device, workers.threads_by_itself(spec))
-        decision = await self._engines.first(job)
         try:
-            return await self._loaded(workers, job, decision)
-        except LoadError as error:
-            if decision is None or not decision.remembered:
-                raise
-            log.warning('model "%s": the engine that was remembered cannot be loaded any more: %s', spec.name, error)
-        await self._engines.forget(job)
-        return await self._loaded(workers, job, await self._engines.first(job))
+            return await self._known_or_found(workers, job)
+        except _Refused as refused:
+            # A worker that was killed, or that took too long, says nothing of the engine.
+            log.warning('model "%s": the engine that is remembered is loaded once more: %s', spec.name, refused)
+        try:
+            return await self._known_or_found(workers, job)
+        except _Refused as refused:
+            log.warning('model "%s": the engine that is remembered cannot be loaded: %s', spec.name, refused)
+            return await self._without(workers, job, refused)
 
     async def unload(self, workers: Workers, handle: int) -> None:
         await workers.unload(handle)
@@ -75,18 +86,41 @@ class EngineLoader:
         if decision is not None:
             await self._engines.release(decision)
 
-    async def _loaded(self, workers: Workers, job: Job, decision: Decision | None) -> tuple[int, LoadReport]:
-        if decision is not None:
+    async def _known_or_found(self, workers: Workers, job: Job) -> tuple[int, LoadReport]:
+        """Raises _Refused if it is what was remembered that cannot be loaded."""
+        decision = await self._engines.first(job)
+        if decision is None:
+            return await self._by_way_of_plain(workers, job)
+        try:
             return await self._into(workers, job, decision)
+        except LoadError as error:
+            if decision.remembered:
+                raise _Refused(decision, error) from error
+            raise
+
+    async def _without(self, workers: Workers, job: Job, refused: _Refused) -> tuple[int, LoadReport]:
+        if job.spec.engine.backend == AUTO:
+            return await self._by_way_of_plain(workers, job, refused)
+        return await self._into(workers, job, await self._engines.rebuilt(job))
+
+    async def _by_way_of_plain(
+        self, workers: Workers, job: Job, refused: _Refused | None = None
+    ) -> tuple[int, LoadReport]:
         handle, report = await self._into(workers, job, Decision(plain_choice(job.spec)))
         try:
-            return await self._improved(workers, job, handle, report)
+            return await self._improved(workers, job, handle, report, refused)
         except BaseException:
             await self.unload(workers, handle)
             raise
 
-    async def _improved(self, workers: Workers, job: Job, handle: int, report: LoadReport) -> tuple[int, LoadReport]:
-        decision = await self._engines.better(job, report.seconds_by_items)
+    async def _improved(
+        self, workers: Workers, job: Job, handle: int, report: LoadReport, refused: _Refused | None
+    ) -> tuple[int, LoadReport]:
+        seconds = report.seconds_by_items
+        if refused is None:
+            decision = await self._engines.better(job, seconds)
+        else:
+            decision = await self._engines.instead_of(job, refused.decision, refused, seconds)
         if _is_plain(decision, job.spec):
             return handle, await workers.explain(handle, decision.choice)
         try:
