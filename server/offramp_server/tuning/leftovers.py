@@ -1,4 +1,4 @@
-"""Folders that belong to a process: it holds them as long as it lives, and the next one deletes what it leaves behind."""
+"""Folders that belong to a process: it holds them as long as it lives, and the next one deletes what it leaves."""
 
 from __future__ import annotations
 
