@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 from offramp_server.config import TuningSettings
+from offramp_server.tuning import eviction
 from offramp_server.tuning.cache import DECISION, EngineCache
 from offramp_server.tuning.key import TuningKey
 from tuning_fakes import decision, key_of, pt2_spec
@@ -56,6 +58,50 @@ def test_what_a_live_server_holds_stays_whole_however_old_it_is(tmp_path: Path, 
     remember(cache, KEYS[2])
     assert [cache.find(key) is not None for key in KEYS] == [True, False, True]
     assert held.is_dir()
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else_from_going(
+    tmp_path: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in KEYS[:2]:
+        cache.release(remember(cache, key))
+    age(tmp_path, *KEYS[:2])
+    unlink, foreign = Path.unlink, tmp_path / KEYS[0].digest
+
+    def forbidden(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == foreign:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", forbidden)
+    remember(cache, KEYS[2])
+    assert [cache.find(key) is not None for key in KEYS] == [True, False, True]
+    assert caplog.text == ""
+
+
+def test_a_decision_that_was_written_is_not_said_to_be_lost_when_nothing_can_be_evicted(
+    tmp_path: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreadable(root: Path) -> list[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
+
+    monkeypatch.setattr(eviction, "entries", unreadable)
+    remember(cache, KEYS[0])
+    assert cache.find(KEYS[0]) is not None
+    assert "could not be kept within engines.max_cache_bytes" in caplog.text
+    assert "the choice of an engine could not be kept" not in caplog.text
+
+
+def test_a_decision_without_anything_built_stays_since_it_takes_no_room_and_may_be_in_use(
+    tmp_path: Path, cache: EngineCache
+) -> None:
+    cache.remember(KEYS[0], decision())
+    cache.release(remember(cache, KEYS[1]))
+    age(tmp_path, *KEYS[:2])
+    artifacts = remember(cache, KEYS[2])
+    (artifacts / "package").write_bytes(bytes(2 * LIMIT))
+    cache.remember(KEYS[2], decision(artifacts))
+    assert [cache.find(key) is not None for key in KEYS] == [True, False, True]
 
 
 def test_what_was_decided_last_stays_even_if_it_alone_is_too_large(tmp_path: Path) -> None:

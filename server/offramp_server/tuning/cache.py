@@ -114,11 +114,12 @@ class EngineCache:
             folder = self._writable_folder(key)
             _write(folder, key, decision)
             self._forgotten.discard(key.digest)
-            _prune(folder)
-            if self._max_bytes:
-                evict(folder.parent, self._max_bytes, DECISION, keep=folder)
         except OSError as error:
             log.warning("the choice of an engine could not be kept: %s", error)
+            return
+        _prune(folder)
+        if self._max_bytes:
+            self._evict(folder)
 
     def forget(self, key: TuningKey) -> None:
         """With what was built for it, unless that is still held. What cannot be deleted is not found any more until
@@ -135,6 +136,12 @@ class EngineCache:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+
+    def _evict(self, keep: Path) -> None:
+        try:
+            evict(keep.parent, self._max_bytes, DECISION, keep)
+        except OSError as error:
+            log.warning("the cache of engines could not be kept within engines.max_cache_bytes: %s", error)
 
     def _tidy_once(self) -> None:
         """What was left behind by tunings that were killed, and by servers that still ran what was replaced."""

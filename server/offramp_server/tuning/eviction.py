@@ -25,20 +25,32 @@ def used_now(decision: Path) -> None:
 
 
 def evict(root: Path, max_bytes: int, decision: str, keep: Path) -> None:
-    """Delete entries of `root` until the rest has `max_bytes` at most, or until all others are held. `decision` is the
-    name of the file that makes a folder an entry; `keep` stays. Raises OSError."""
+    """Delete entries of `root` until the rest has `max_bytes` at most, or until all others are held or hold
+    nothing that was built. `decision` is the
+    name of the file that makes a folder an entry; `keep` stays, and what cannot be deleted. Raises OSError."""
     sizes = {each: _size(each) for each in entries(root)}
     excess = sum(sizes.values()) - max_bytes
     for entry in sorted(sizes, key=lambda each: _last_used(each, decision)):
         if excess <= 0:
             return
-        if entry != keep and _delete(entry, decision):
+        if entry != keep and _deleted(entry, decision):
             excess -= sizes[entry]
 
 
+def _deleted(entry: Path, decision: str) -> bool:
+    try:
+        return _delete(entry, decision)
+    except OSError:
+        # It is somebody else's, or another server was faster.
+        return False
+
+
 def _delete(entry: Path, decision: str) -> bool:
-    """All of it or nothing: a server that runs its artifacts may want the decision at the next load."""
+    """All of it or nothing: a server that runs its artifacts may want the decision at the next load. Without any, there
+    is nothing that says whether a server runs what was decided, and little to be gained."""
     artifacts = [each for each in entry.iterdir() if each.is_dir()]
+    if not artifacts:
+        return False
     with ExitStack() as locks:
         if not all(locks.enter_context(unheld(each)) for each in artifacts):
             return False
