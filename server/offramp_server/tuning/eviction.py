@@ -25,9 +25,9 @@ def used_now(decision: Path) -> None:
 
 
 def evict(root: Path, max_bytes: int, decision: str, keep: Path) -> None:
-    """Delete entries of `root` until the rest has `max_bytes` at most, or until all others are held or hold
-    nothing that was built. `decision` is the
-    name of the file that makes a folder an entry; `keep` stays, and what cannot be deleted. Raises OSError."""
+    """Delete entries of `root` with what was built for them until the rest has `max_bytes` at most, or until all others
+    are held. `decision` is the name of the file that makes a folder an entry; `keep` stays, and what cannot be deleted.
+    Raises OSError."""
     sizes = {each: _size(each) for each in entries(root)}
     excess = sum(sizes.values()) - max_bytes
     for entry in sorted(sizes, key=lambda each: _last_used(each, decision)):
