@@ -209,10 +209,27 @@ async def test_threads_are_timed_for_what_was_chosen_unless_the_folder_says_how_
         assert (await bench.tune(threads=4, spec=replace(SPEC, engine=engine))).by_threads == {}
 
 
-async def test_threads_that_could_not_all_be_timed_are_no_measurement(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, {OTHER: Script(1, 10, fails={"load": CRASH}, after=2)})
+async def test_numbers_of_threads_are_timed_in_turn_with_the_model_loaded_once_at_a_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {})
+    assert len((await bench.tune(threads=64)).by_threads) == 7
+    assert bench.stage.trials[-1].most_loaded == 1
+
+
+@pytest.mark.parametrize(("error", "complete"), [(CRASH, True), (TrialFailed("took 2 GB", passing=True), False)])
+async def test_threads_that_could_not_all_be_timed_are_no_measurement(
+    tmp_path: Path, error: TrialFailed, complete: bool
+) -> None:
+    bench = Bench(tmp_path, {OTHER: Script(1, 10, fails={"load": error}, after=2)})
     decision = await bench.tune(threads=4)
-    assert (decision.choice.label, decision.by_threads, decision.complete) == (OTHER, {}, False)
+    assert (decision.choice.label, decision.by_threads, decision.complete) == (OTHER, {}, complete)
+
+
+async def test_threads_that_were_all_timed_once_count_if_the_time_is_over_then(tmp_path: Path) -> None:
+    over = TimedOut("was ended after 5 s while it was timed")
+    bench = Bench(tmp_path, {OTHER: Script(1, 10, fails={"load": over}, after=4)})
+    bench.now = lambda: 100.0 if bench.stage.steps(OTHER).count("load") > 4 else 0.0
+    decision = await bench.tune(budget=20, threads=4)
+    assert (sorted(decision.by_threads), decision.complete) == ([1, 2, 4], True)
 
 
 async def test_an_engine_asked_for_by_name_is_built_once_and_compared(tmp_path: Path) -> None:

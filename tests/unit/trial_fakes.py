@@ -51,6 +51,8 @@ class FakeTrial:
     def __init__(self, stage: Stage, options: TrialOptions) -> None:
         self.options = options
         self.alive = True
+        # Candidates at once.
+        self.most_loaded = 0
         self._stage = stage
         self._loaded: dict[int, tuple[str, int]] = {}
 
@@ -62,6 +64,7 @@ class FakeTrial:
     async def load(self, number: int, job: Job, choice: EngineChoice, timeout: float) -> None:
         self._step("load", choice.label, timeout)
         self._loaded[number] = choice.label, job.threads
+        self.most_loaded = max(self.most_loaded, len(self._loaded))
 
     async def write_answers(self, number: int, folder: Path, timeout: float) -> None:
         self._step("write_answers", self._loaded[number][0], timeout)

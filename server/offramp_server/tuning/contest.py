@@ -70,10 +70,6 @@ class _Entrant:
     # The trial that has it loaded.
     trial: Trial | None = None
 
-    @property
-    def loaded(self) -> bool:
-        return self.trial is not None and self.trial.alive
-
 
 class _OutOfTime(TrialFailed):
     """The budget is over."""
@@ -160,7 +156,7 @@ class Contest:
 
     async def by_threads(self, choice: EngineChoice, counts: Sequence[int]) -> dict[int, Measurement]:
         """How long the choice takes with so many threads. Nothing if not all of them can be timed: those that are
-        missing might be the better ones."""
+        missing might be the better ones. No two of them are loaded at once, for what the model takes of memory."""
         if len(counts) < 2:
             return {}
         await self._let_go_of_all_but([])
@@ -171,8 +167,10 @@ class Contest:
                 for count, entrant in entrants.items():
                     now = await self._timed(entrant)
                     measured[count] = _better(measured.get(count, now), now)
-        except TrialFailed:
-            self.complete = False
+                    await self._let_go_of(entrant)
+        except TrialFailed as error:
+            if len(measured) < len(counts):
+                self.complete = self.complete and not self._with_budget(error).passing
         return measured if len(measured) == len(counts) else {}
 
     async def _in_turn(self, entrants: Sequence[_Entrant]) -> None:
@@ -261,11 +259,14 @@ class Contest:
         for backend in [each for each in self._trials if each not in engines]:
             await self._trials.pop(backend).close()
         for entrant in self._entrants.values():
-            if entrant not in wanted and entrant.loaded:
-                trial, entrant.trial = entrant.trial, None
-                assert trial is not None
-                # What cannot even be unloaded is ended, and does not matter any more.
-                await _quietly_unloaded(trial, entrant.number, self._options.step_timeout)
+            if entrant not in wanted:
+                await self._let_go_of(entrant)
+
+    async def _let_go_of(self, entrant: _Entrant) -> None:
+        trial, entrant.trial = entrant.trial, None
+        if trial is not None and trial.alive:
+            # What cannot even be unloaded is ended, and does not matter any more.
+            await _quietly_unloaded(trial, entrant.number, self._options.step_timeout)
 
     async def _started(self, backend: str, in_background: bool = False) -> Trial:
         log = self._options.folder / f"{backend}-{next(self._numbers)}.log"
