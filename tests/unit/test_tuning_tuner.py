@@ -10,8 +10,10 @@ import pytest
 from engine_doubles import Double
 from offramp_server.config import TuningSettings
 from offramp_server.errors import LoadError
+from offramp_server.machine.memory import Memory
 from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.telemetry.stats import Stats
+from offramp_server.tuning import tuner
 from offramp_server.tuning.cache import EngineCache
 from offramp_server.tuning.decision import Decision
 from offramp_server.tuning.trial import Job, TimedOut, TrialFailed
@@ -27,12 +29,14 @@ SPEC = pt2_spec()
 
 
 class Bench:
-    def __init__(self, folder: Path, scripts: dict[str, Script], kinds: Sequence[Double] = KINDS) -> None:
+    def __init__(
+        self, folder: Path, scripts: dict[str, Script], kinds: Sequence[Double] = KINDS, max_memory: int = 1000
+    ) -> None:
         self.stage = Stage({label: Script() for label in (PLAIN, FOLDED, BUILT, OTHER)} | scripts)
         self.stats = Stats()
         self.now: Callable[[], float] = lambda: 0.0
         self.cache = EngineCache(folder / "cache")
-        settings = TuningSettings(candidate_timeout=30, max_memory_bytes=1000)
+        settings = TuningSettings(candidate_timeout=30, max_memory_bytes=max_memory)
         self.tuner = Tuner(settings, self.cache, self.stats, self.stage.start, kinds, lambda: self.now())
 
     async def tune(self, budget: float | None = None, threads: int = 1, spec: ModelSpec = SPEC) -> Decision:
@@ -183,6 +187,16 @@ async def test_memory_that_ran_out_may_be_there_another_time(tmp_path: Path) -> 
     decision = await bench.tune()
     assert decision.choice.rejected[OTHER] == "took 2 GB"
     assert not decision.complete
+
+
+async def test_each_trial_may_take_half_of_what_is_free_when_it_starts_and_never_all_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([1000, 100, 0, 0])
+    monkeypatch.setattr(tuner, "read_memory", lambda: Memory(None, None, next(free)))
+    bench = Bench(tmp_path, {}, (EAGER, Double(OTHER), Double(BUILT, building=True)), max_memory=0)
+    await bench.tune()
+    assert [trial.options.max_memory for trial in bench.stage.trials] == [500, 50, 1, 1]
 
 
 async def test_without_a_plain_engine_nothing_can_be_compared(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class ContestOptions:
     step_timeout: float
     # Seconds for everything; None: no limit.
     budget: float | None
-    # Bytes for each trial; 0: no limit.
-    max_memory: int
+    # Asked as a trial starts: the bytes that it may take; 0: no limit.
+    max_memory: Callable[[], int]
     # Seconds, of a clock that never goes back.
     now: Callable[[], float] = time.monotonic
 
@@ -270,7 +270,7 @@ class Contest:
 
     async def _started(self, backend: str, in_background: bool = False) -> Trial:
         log = self._options.folder / f"{backend}-{next(self._numbers)}.log"
-        return await self._start_trial(TrialOptions(log, in_background, self._options.max_memory))
+        return await self._start_trial(TrialOptions(log, in_background, self._options.max_memory()))
 
     # Time
 

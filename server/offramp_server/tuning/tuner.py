@@ -35,7 +35,7 @@ from offramp_server.tuning.trial import Job, StartTrial, TrialFailed
 from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.engines.load import ASKED_FOR
 
-# Of the memory that is free when a tuning begins, what a trial may take.
+# Of the memory that is free when a trial starts, what it may take. Others of the same tuning hold theirs already.
 SHARE_OF_FREE_MEMORY = 0.5
 # In the folder for temporary files.
 SCRATCH = "offramp-tuning-"
@@ -150,7 +150,7 @@ class Tuner:
                 job,
                 self._kinds,
                 self._start_trial,
-                ContestOptions(folder, self._settings.candidate_timeout, budget, self._max_memory(), self._now),
+                ContestOptions(folder, self._settings.candidate_timeout, budget, self._max_memory, self._now),
                 _Builds(self._cache, key, job.spec, self._stats),
             )
             try:
@@ -161,7 +161,9 @@ class Tuner:
     def _max_memory(self) -> int:
         if self._settings.max_memory_bytes:
             return self._settings.max_memory_bytes
-        return int((read_memory().available or 0) * SHARE_OF_FREE_MEMORY)
+        available = read_memory().available
+        # Where nothing is free, 0 would be no limit.
+        return 0 if available is None else max(1, int(available * SHARE_OF_FREE_MEMORY))
 
 
 def threads_to_try(job: Job) -> list[int]:
