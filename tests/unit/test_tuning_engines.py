@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine_doubles import Double
@@ -49,13 +50,13 @@ class WatchedCache(EngineCache):
 
 
 class Bench:
-    def __init__(self, folder: Path, built: Script) -> None:
+    def __init__(self, folder: Path, built: Script, kinds: Sequence[Double] = KINDS) -> None:
         self.stats = Stats()
         self.cache = WatchedCache(folder / "cache")
         self.stage = Stage({PLAIN: Script(), BUILT: built})
         settings = TuningSettings(max_memory_bytes=1000)
-        tuner = Tuner(settings, self.cache, self.stats, self.stage.start, KINDS)
-        self.engines = Engines(settings, self.cache, tuner, lambda device: CPU, KINDS, self.stats)
+        tuner = Tuner(settings, self.cache, self.stats, self.stage.start, kinds)
+        self.engines = Engines(settings, self.cache, tuner, lambda device: CPU, kinds, self.stats)
 
     async def load(self, spec: ModelSpec) -> Decision:
         """As a model is loaded that nobody knows."""
@@ -86,6 +87,14 @@ async def test_what_two_models_of_the_same_file_ask_for_by_name_is_built_once(tm
     decisions = await asyncio.gather(*loads)
     assert list(bench.stats.engine_builds.values()) == [1]
     assert decisions[0] == decisions[1]
+
+
+async def test_what_an_engine_lacks_that_auto_leaves_alone_makes_no_other_decision(tmp_path: Path) -> None:
+    for lacking in ("", "no compiler"):
+        bench = Bench(tmp_path, Script(1, 10), (*KINDS, Double("torch-compile", tried=(), lacking=lacking)))
+        assert (await bench.load(pt2_spec())).remembered == bool(lacking)
+    bench = Bench(tmp_path, Script(1, 10), (*KINDS, Double("openvino", lacking="pip install openvino")))
+    assert not (await bench.load(pt2_spec())).remembered
 
 
 async def test_a_model_with_another_file_waits_for_its_turn_and_is_tuned_as_well(tmp_path: Path) -> None:

@@ -227,8 +227,8 @@ class Engines:
         except UnknownDevice as error:
             log.warning('the engine of model "%s" will not be remembered: %s', job.spec.name, error)
             return None
-        missing = {kind.name: kind.missing(job.device) for kind in self._kinds}
-        return tuning_key(job.spec, device, job.threads, missing, self._versions)
+        absent = candidates(job.spec, job.device, self._kinds).absent
+        return tuning_key(job.spec, device, job.threads, absent, self._versions)
 
     @cached_property
     def _versions(self) -> dict[str, str]:

@@ -44,7 +44,8 @@ class TuningKey:
 def tuning_key(
     spec: ModelSpec, device: DeviceIdentity, threads: int, missing: Mapping[str, str], versions: Mapping[str, str]
 ) -> TuningKey:
-    """`missing`: by engine, what is not installed for it; an engine that was installed since may be the better one.
+    """`missing`: by engine that `auto` would try, what is not installed for it; one that was installed since may be the
+    better one.
 
     The model's name and version are not among the facts: the same file is the same model.
     """
