@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.engine_report import EngineReport
+from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.tuning.steps import Steps
 from offramp_server.workers.control import Message, load_request_to_wire
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.kind import EngineRequest
+from offramp_server.workers.engines.kinds.torch_compile import lacking_compiler
 from offramp_server.workers.host import Placement
 from open_inference.tensor import Tensor
 
@@ -91,3 +93,22 @@ def test_an_engine_that_reads_token_ids_wrongly_is_found_out(tmp_path: Path, wro
 def test_a_model_that_knows_one_index_is_compared_by_that_one(tmp_path: Path) -> None:
     assert difference(tmp_path, only_the_first, only_the_first) == 0
     assert difference(tmp_path, only_the_first, lambda ids: np.zeros(len(ids))) == 1
+
+
+@dataclass
+class NeedsCompiler(Kind):
+    problem: str = ""
+
+    def build(self, request: EngineRequest) -> None:
+        raise LoadError(self.problem or f"no: {lacking_compiler(self.name)}")
+
+
+@pytest.mark.parametrize(("problem", "passing"), [("", True), ("an operator has no kernel", False)])
+def test_a_build_that_fails_for_want_of_a_compiler_may_go_well_another_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str, passing: bool
+) -> None:
+    monkeypatch.setenv("CXX", "no-compiler-of-this-name")
+    steps = Steps([NeedsCompiler("aot-inductor", in_order, problem)])
+    choice = EngineChoice("aot-inductor", artifacts=tmp_path)
+    request = load_request_to_wire(1, TEXT, Placement("cpu", 1, choice)) | {"do": "build"}
+    assert steps.carry_out(request)["passing"] is passing

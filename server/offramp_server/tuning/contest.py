@@ -89,7 +89,7 @@ class Contest:
         # By label, in the order in which they entered.
         self.measured: dict[str, Measurement] = {}
         self.rejected: dict[str, str] = {}
-        # Whether nothing was left out for want of time, memory or disk space.
+        # Whether nothing was left out for want of time, memory, disk space or a compiler.
         self.complete = True
         self.disk_full = False
         self._job = job

@@ -34,7 +34,7 @@ class Decision:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     # Of what was chosen, by intra-op threads.
     by_threads: Mapping[int, Measurement] = field(default_factory=dict)
-    # False: something was left out for want of time, memory or disk space, and another tuning might find more.
+    # False: something was left out for want of time, memory, disk space or a compiler; another tuning might find more.
     complete: bool = True
     # Whether the disk was too full for some of it.
     disk_full: bool = field(default=False, compare=False)

@@ -20,6 +20,7 @@ from offramp_server.workers.control import Message, load_request_from_wire
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.catalogue import engine_kinds
 from offramp_server.workers.engines.kind import EngineKind, EngineRequest
+from offramp_server.workers.engines.kinds.torch_compile import lacking_compiler
 from offramp_server.workers.engines.load import load_engine, usable_kind
 from offramp_server.workers.engines.parity import compare
 from offramp_server.workers.engines.warmup import sample_inputs, telling_inputs, warm_up
@@ -45,7 +46,8 @@ class Steps:
         self._loaded: dict[int, _Loaded] = {}
 
     def carry_out(self, message: Message) -> Message:
-        """The answer, with "error" for whatever goes wrong, and "disk_full" if it was for want of space."""
+        """The answer, with "error" for whatever goes wrong, "disk_full" if it was for want of space, and "passing" if
+        it was for want of a compiler."""
         try:
             step = {
                 "build": self._build,
@@ -65,7 +67,12 @@ class Steps:
         _, spec, placement = load_request_from_wire(message)
         choice = _chosen(placement.choice)
         kind = usable_kind(spec, placement.device, choice.backend, self._kinds)
-        kind.build(EngineRequest(spec, placement.device, choice.threads or placement.threads, choice))
+        try:
+            kind.build(EngineRequest(spec, placement.device, choice.threads or placement.threads, choice))
+        except LoadError as error:
+            # It is part of no key, since nothing that is loaded needs it.
+            lacks = lacking_compiler(kind.name)
+            return _failure(str(error), error) | {"passing": bool(lacks) and lacks in str(error)}
         return {}
 
     def _load(self, message: Message) -> Message:

@@ -16,7 +16,7 @@ class TrialFailed(Exception):
 
     def __init__(self, message: str, passing: bool = False, disk_full: bool = False) -> None:
         super().__init__(message)
-        # Whether it was for want of time, memory or disk space, of which there may be more another time.
+        # Whether it was for want of time, memory, disk space or a compiler, which may be there another time.
         self.passing = passing or disk_full
         self.disk_full = disk_full
 

@@ -130,7 +130,7 @@ class TrialProcess:
             await self.close()
             raise self._end(reply, _DOING[message["do"]])
         if "error" in reply:
-            raise TrialFailed(reply["error"], disk_full=bool(reply.get("disk_full")))
+            raise TrialFailed(reply["error"], bool(reply.get("passing")), bool(reply.get("disk_full")))
         return reply
 
     async def _exchange(self, message: Message) -> Message:
