@@ -7,20 +7,25 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from engine_doubles import Double
 from offramp_server.config import TuningSettings
-from offramp_server.model_spec import ModelSpec
+from offramp_server.machine.numa import Node
+from offramp_server.machine.plan import Topology
+from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.telemetry.stats import Stats
+from offramp_server.tuning.ahead import Wanted, tune_ahead
 from offramp_server.tuning.cache import EngineCache
 from offramp_server.tuning.decision import Decision
 from offramp_server.tuning.engines import Engines
+from offramp_server.tuning.holds import unheld
 from offramp_server.tuning.key import TuningKey
-from offramp_server.tuning.trial import Job
+from offramp_server.tuning.trial import Job, TrialFailed
 from offramp_server.tuning.tuner import Tuner
 from trial_fakes import Script, Stage
 from tuning_fakes import CPU, pt2_spec
 
-PLAIN, BUILT = "torch-eager", "aot-inductor"
+PLAIN, BUILT, OTHER = "torch-eager", "aot-inductor", "openvino"
 KINDS = (Double(PLAIN), Double(BUILT, building=True))
 SLOW = {16: 0.02}
 
@@ -31,6 +36,15 @@ class WatchedCache(EngineCache):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.threads: set[threading.Thread] = set()
+
+    @property
+    def built(self) -> set[Path | None]:
+        return set(self._folder.glob("*/*/"))
+
+    @property
+    def held(self) -> set[Path | None]:
+        """Artifacts that somebody would be kept from deleting."""
+        return {each for each in self._folder.glob("*/*/") if not _is_free(each)}
 
     def find(self, key: TuningKey) -> Decision | None:
         self.threads.add(threading.current_thread())
@@ -47,6 +61,11 @@ class WatchedCache(EngineCache):
     def forget(self, key: TuningKey) -> None:
         self.threads.add(threading.current_thread())
         super().forget(key)
+
+
+def _is_free(folder: Path) -> bool:
+    with unheld(folder) as free:
+        return free
 
 
 class Bench:
@@ -93,7 +112,7 @@ async def test_what_an_engine_lacks_that_auto_leaves_alone_makes_no_other_decisi
     for lacking in ("", "no compiler"):
         bench = Bench(tmp_path, Script(1, 10), (*KINDS, Double("torch-compile", tried=(), lacking=lacking)))
         assert (await bench.load(pt2_spec())).remembered == bool(lacking)
-    bench = Bench(tmp_path, Script(1, 10), (*KINDS, Double("openvino", lacking="pip install openvino")))
+    bench = Bench(tmp_path, Script(1, 10), (*KINDS, Double(OTHER, lacking="pip install openvino")))
     assert not (await bench.load(pt2_spec())).remembered
 
 
@@ -103,3 +122,18 @@ async def test_a_model_with_another_file_waits_for_its_turn_and_is_tuned_as_well
     assert bench.stats.engine_tunings == {"digits": 1, "other": 1}
     built = [at for at, (step, _) in enumerate(bench.stage.happened) if step == "write_answers"]
     assert "build" in [step for step, _ in bench.stage.happened[: built[1]]]
+
+
+@pytest.mark.parametrize("other", [Script(), Script(fails={"load": TrialFailed("took 2 GB", passing=True)})])
+async def test_nothing_is_held_of_what_was_tuned_ahead_nor_of_what_it_was_to_complete(
+    tmp_path: Path, other: Script
+) -> None:
+    spec, topology = pt2_spec(engine=EngineSettings(device="cpu")), Topology(1, (Node(0, (0,)),))
+    for _ in range(2):
+        bench = Bench(tmp_path, Script(1, 10), (*KINDS, Double(OTHER)))
+        bench.stage.scripts = {**bench.stage.scripts, OTHER: other}
+        [tuned] = [each async for each in tune_ahead([spec], bench.engines, topology, Wanted())]
+        assert tuned.decision is not None
+        assert tuned.decision.choice.label == BUILT
+        assert bench.cache.held == set()
+        assert bench.cache.built == {tuned.decision.choice.artifacts}

@@ -61,6 +61,10 @@ async def tune_ahead(
         device = await devices.of(spec)
         job = Job(spec, device, Placing(device, topology).threads_by_itself(spec.engine))
         try:
-            yield Tuned(spec, device, await engines.ahead(job, wanted.budget, wanted.again))
+            decision = await engines.ahead(job, wanted.budget, wanted.again)
         except LoadError as error:
             yield Tuned(spec, device, None, str(error))
+            continue
+        yield Tuned(spec, device, decision)
+        # No worker runs it here, and a cache that is too large may lose it again.
+        await engines.release(decision)

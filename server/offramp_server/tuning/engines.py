@@ -119,21 +119,21 @@ class Engines:
     async def ahead(self, job: Job, budget: float | None, again: bool) -> Decision:
         """What a server would have to find out when it loads the model; what it did not have the time for as well.
         `again`: whatever is remembered. Raises LoadError if what `[engine]` names cannot run here."""
-        known = None if again else await self.remembered(job)
         if job.spec.engine.backend == AUTO:
             unfit = _bears_no_inputs(job.spec)
             if unfit:
                 return Decision(replace(plain_choice(job.spec), reason=unfit))
-            if known is not None and known.complete:
-                return known
-            decision = await self.tune(job, budget)
-            if decision.disk_full:
-                log.warning('model "%s": %s, and run this again', job.spec.name, DISK_FULL)
-            return decision
+            return (None if again else await self._completed(job)) or await self._tuned_ahead(job, budget)
         usable_kind(job.spec, job.device, job.spec.engine.backend, self._kinds)
         if not self._builds(job.spec):
             return Decision(plain_choice(job.spec))
-        return known or await self.build(job)
+        return (None if again else await self._completed(job)) or await self.build(job)
+
+    async def _tuned_ahead(self, job: Job, budget: float | None) -> Decision:
+        decision = await self.tune(job, budget)
+        if decision.disk_full:
+            log.warning('model "%s": %s, and run this again', job.spec.name, DISK_FULL)
+        return decision
 
     async def tune(self, job: Job, budget: float | None) -> Decision:
         """Compare everything that `auto` may take, whatever is remembered. `budget` is in seconds."""
@@ -212,6 +212,14 @@ class Engines:
         found = await self._found(job)
         self._stats.engine_lookups["miss" if found is None else "hit"] += 1
         return found
+
+    async def _completed(self, job: Job) -> Decision | None:
+        """What is remembered, unless it left something out."""
+        known = await self.remembered(job)
+        if known is not None and not known.complete:
+            await self.release(known)
+            return None
+        return known
 
     async def _remember(self, key: TuningKey | None, decision: Decision) -> None:
         """In a thread: it waits for the disk, and deletes what may be large, while models are served."""
