@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_doubles import Double
@@ -50,6 +53,14 @@ class WatchedCache(EngineCache):
         self.threads.add(threading.current_thread())
         return super().find(key)
 
+    def new_artifacts(self, key: TuningKey, label: str) -> Path:
+        self.threads.add(threading.current_thread())
+        return super().new_artifacts(key, label)
+
+    def release(self, artifacts: Path) -> None:
+        self.threads.add(threading.current_thread())
+        super().release(artifacts)
+
     def remember(self, key: TuningKey, decision: Decision) -> None:
         self.threads.add(threading.current_thread())
         super().remember(key, decision)
@@ -83,9 +94,21 @@ class Bench:
         return await self.engines.first(job) or await self.engines.better(job, SLOW)
 
 
-async def test_nobody_who_is_served_waits_for_the_disk(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, Script(9, 90))
-    await bench.load(pt2_spec())
+async def test_nobody_who_is_served_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, Script(1, 10))
+    make, delete = tempfile.mkdtemp, shutil.rmtree
+
+    def made(**options: Any) -> str:
+        bench.cache.threads.add(threading.current_thread())
+        return str(make(**options))
+
+    def deleted(folder: Path, **options: Any) -> None:
+        bench.cache.threads.add(threading.current_thread())
+        delete(folder, **options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", made)
+    monkeypatch.setattr(shutil, "rmtree", deleted)
+    await bench.engines.release(await bench.load(pt2_spec()))
     await bench.engines.forget(Job(pt2_spec(), "cpu", 1))
     assert bench.cache.threads
     assert threading.current_thread() not in bench.cache.threads

@@ -40,7 +40,7 @@ ROUNDS_SECONDS = 6.0
 
 
 class Builds(Protocol):
-    def begin(self, label: str) -> Path:
+    async def begin(self, label: str) -> Path:
         """An empty folder. Raises OSError."""
         ...
 
@@ -203,7 +203,7 @@ class Contest:
         if not self._kinds[choice.backend].builds(self._job.spec):
             return choice
         try:
-            choice = replace(choice, artifacts=self._builds.begin(choice.label))
+            choice = replace(choice, artifacts=await self._builds.begin(choice.label))
         except OSError as error:
             raise TrialFailed(f"could not be built: {error}", True, is_disk_full(error)) from error
         assert choice.artifacts is not None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from offramp_server.tuning.holds import Holds, delete_unless_held
+from offramp_server.tuning.threads import undone_if_cancelled
 
 # Somebody who tidies up may come between the making of a folder and the holding of it.
 _ATTEMPTS = 5
@@ -27,6 +30,18 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         holds.close()
+
+
+@asynccontextmanager
+async def temporary_folder_beside_the_loop(prefix: str) -> AsyncIterator[Path]:
+    """The same, where others must not wait for the disk."""
+    opened = temporary_folder(prefix)
+    close = functools.partial(opened.__exit__, None, None, None)
+    folder = await undone_if_cancelled(opened.__enter__, lambda _: close())
+    try:
+        yield folder
+    finally:
+        await asyncio.to_thread(close)
 
 
 def made_and_held(holds: Holds, prefix: str, parent: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -30,7 +31,8 @@ from offramp_server.tuning.choosing import (
 from offramp_server.tuning.contest import Contest, ContestOptions
 from offramp_server.tuning.decision import Decision
 from offramp_server.tuning.key import TuningKey
-from offramp_server.tuning.leftovers import temporary_folder
+from offramp_server.tuning.leftovers import temporary_folder_beside_the_loop
+from offramp_server.tuning.threads import undone_if_cancelled
 from offramp_server.tuning.trial import Job, StartTrial, TrialFailed
 from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.engines.load import ASKED_FOR
@@ -145,7 +147,7 @@ class Tuner:
 
     @asynccontextmanager
     async def _contest(self, job: Job, key: TuningKey, budget: float | None) -> AsyncIterator[Contest]:
-        with temporary_folder(SCRATCH) as folder:
+        async with temporary_folder_beside_the_loop(SCRATCH) as folder:
             contest = Contest(
                 job,
                 self._kinds,
@@ -181,10 +183,11 @@ class _Builds:
         self._model = spec.name
         self._stats = stats
 
-    def begin(self, label: str) -> Path:
+    async def begin(self, label: str) -> Path:
         """Raises OSError."""
         self._stats.engine_builds[self._model] += 1
-        return self._cache.new_artifacts(self._key, label)
+        make = functools.partial(self._cache.new_artifacts, self._key, label)
+        return await undone_if_cancelled(make, self._cache.discard)
 
     async def discard(self, artifacts: Path) -> None:
         await asyncio.to_thread(self._cache.discard, artifacts)
