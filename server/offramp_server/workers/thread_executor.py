@@ -7,6 +7,7 @@ server with it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from offramp_adapters.routes.held import Held
 from open_inference.tensor import Tensor
 
+from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
 from offramp_server.scheduling.batch import Batch, BatchSink
 from offramp_server.scheduling.held import HeldMemory
@@ -23,6 +25,8 @@ from offramp_server.workers.host import LoadReport, ModelHost, Placement
 from offramp_server.workers.kept import HeldInput, places_of
 
 SLOTS = 3
+
+log = logging.getLogger("offramp.worker")
 
 _Job = tuple[Batch, list[Tensor]]
 
@@ -55,7 +59,14 @@ class ThreadExecutor:
         self._thread.start()
 
     async def load(self, handle: int, spec: ModelSpec, placement: Placement) -> LoadReport:
-        report = await asyncio.to_thread(self._host.load, handle, spec, placement)
+        try:
+            report = await asyncio.to_thread(self._host.load, handle, spec, placement)
+        except LoadError:
+            raise
+        except Exception as error:
+            # As a worker process has it: whatever a library raises, the model cannot be loaded.
+            log.exception("load failed")
+            raise LoadError(f"{type(error).__name__}: {error}") from error
         self._handles.add(handle)
         return report
 
