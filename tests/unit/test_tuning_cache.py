@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 from offramp_server.errors import ConfigurationError
 from offramp_server.machine.identity import DeviceIdentity
 from offramp_server.model_spec import EngineSettings, WarmupSettings
+from offramp_server.tuning import cache
 from offramp_server.tuning.cache import DECISION, EngineCache, default_folder
+from offramp_server.tuning.holds import unheld
 from offramp_server.tuning.key import library_versions, tuning_key
 from tuning_fakes import CPU, VERSIONS, decision, key_of, pt2_spec
 
@@ -175,6 +178,25 @@ def test_artifacts_of_a_tuning_that_decided_otherwise_are_deleted_once_nobody_ho
     second.remember(KEY, decision(chosen))
     assert not abandoned.exists()
     assert chosen.is_dir()
+
+
+def test_artifacts_that_are_decided_for_just_before_they_would_be_deleted_stay(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = EngineCache(folder), EngineCache(folder)
+    built, abandoned = first.new_artifacts(KEY, "openvino"), second.new_artifacts(KEY, "aot-inductor")
+
+    @contextmanager
+    def late(artifacts: Path) -> Iterator[bool]:
+        if artifacts == built:
+            first.remember(KEY, decision(built))
+            first.close()
+        with unheld(artifacts) as free:
+            yield free
+
+    monkeypatch.setattr(cache, "unheld", late)
+    second.release(abandoned)
+    assert built.is_dir()
 
 
 def test_of_two_servers_that_decide_at_once_each_keeps_what_it_built(folder: Path) -> None:

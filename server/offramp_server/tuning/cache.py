@@ -29,7 +29,7 @@ from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import ConfigurationError
 from offramp_server.tuning.decision import Decision, Measurement
 from offramp_server.tuning.eviction import entries, evict, used_now
-from offramp_server.tuning.holds import Holds, delete_unless_held
+from offramp_server.tuning.holds import Holds, unheld
 from offramp_server.tuning.key import TuningKey
 from offramp_server.tuning.leftovers import delete_leftovers, made_and_held
 
@@ -182,11 +182,25 @@ def _prune(folder: Path) -> None:
     """Artifacts that the decision does not name: of earlier ones, and of tunings that were cut off."""
     # A decision that cannot be read is replaced by the next one, and what was built goes then.
     with suppress(OSError, ValueError, KeyError, TypeError):
-        file = folder / DECISION
-        named = json.loads(file.read_text(encoding="utf-8"))["choice"]["artifacts"] if file.exists() else None
         for each in folder.iterdir():
-            if each.is_dir() and each.name != named:
-                delete_unless_held(each)
+            if each.is_dir() and each.name != _named(folder):
+                _delete_unless_named(each)
+
+
+def _delete_unless_named(artifacts: Path) -> None:
+    with unheld(artifacts) as free:
+        # Another server may have decided for it and let go of it, just before it was locked here.
+        if free and artifacts.name != _named(artifacts.parent):
+            shutil.rmtree(artifacts, ignore_errors=True)
+
+
+def _named(folder: Path) -> Any:
+    """The artifacts of what is decided there. Raises OSError, ValueError, KeyError or TypeError."""
+    try:
+        text = (folder / DECISION).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return json.loads(text)["choice"]["artifacts"]
 
 
 def _made(folder: Path) -> Path:
