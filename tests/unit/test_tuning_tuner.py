@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -268,3 +269,11 @@ async def test_an_engine_asked_for_by_name_that_cannot_run_fails_the_load_with_t
 ) -> None:
     with pytest.raises(LoadError, match=f'model "digits": engine "aot-inductor" {sentence}'):
         await Bench(tmp_path, scripts).build()
+
+
+async def test_without_a_folder_for_temporary_files_an_engine_asked_for_by_name_fails_the_load_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(LoadError, match=r'model "digits": engine "aot-inductor" could not be built: .*No such file'):
+        await Bench(tmp_path, {}).build()

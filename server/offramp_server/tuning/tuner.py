@@ -129,21 +129,11 @@ class Tuner:
 
     async def build(self, job: Job, key: TuningKey, choice: EngineChoice) -> Decision:
         """Build what was asked for by name, and see that it answers as the plain engine does. Raises LoadError."""
-        plain = plain_engine(job.spec)
-        async with self._contest(job, key, None) as contest:
-            try:
-                await contest.begin(plain)
-            except TrialFailed as error:
-                raise LoadError(
-                    f'model "{job.spec.name}": engine "{choice.label}" cannot be checked, as {plain.label} {error}'
-                ) from error
-            await contest.enter(choice)
-            if choice.label not in contest.measured:
-                reason = contest.rejected[choice.label]
-                raise LoadError(f'model "{job.spec.name}": engine "{choice.label}" {reason}')
-            built = contest.choice(choice.label)
-            contest.keep(built)
-            return Decision(replace(built, reason=ASKED_FOR, measured=contest.seconds()), dict(contest.measured))
+        try:
+            async with self._contest(job, key, None) as contest:
+                return await _built(job, contest, choice)
+        except OSError as error:
+            raise _refusal(job, choice, f"could not be built: {error}") from error
 
     @asynccontextmanager
     async def _contest(self, job: Job, key: TuningKey, budget: float | None) -> AsyncIterator[Contest]:
@@ -166,6 +156,25 @@ class Tuner:
         available = read_memory().available
         # Where nothing is free, 0 would be no limit.
         return 0 if available is None else max(1, int(available * SHARE_OF_FREE_MEMORY))
+
+
+async def _built(job: Job, contest: Contest, choice: EngineChoice) -> Decision:
+    """Raises LoadError."""
+    plain = plain_engine(job.spec)
+    try:
+        await contest.begin(plain)
+    except TrialFailed as error:
+        raise _refusal(job, choice, f"cannot be checked, as {plain.label} {error}") from error
+    await contest.enter(choice)
+    if choice.label not in contest.measured:
+        raise _refusal(job, choice, contest.rejected[choice.label])
+    built = contest.choice(choice.label)
+    contest.keep(built)
+    return Decision(replace(built, reason=ASKED_FOR, measured=contest.seconds()), dict(contest.measured))
+
+
+def _refusal(job: Job, choice: EngineChoice, why: str) -> LoadError:
+    return LoadError(f'model "{job.spec.name}": engine "{choice.label}" {why}')
 
 
 def threads_to_try(job: Job) -> list[int]:
