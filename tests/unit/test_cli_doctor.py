@@ -295,3 +295,17 @@ class TestConfiguration:
         section = engine_cache(tmp_path)
         assert dict(section.lines)["holds"] == "2 decisions, 2.0 MiB"
         assert "nothing yet" in dict(engine_cache(tmp_path / "none").lines)["holds"]
+
+    def test_a_cache_of_engines_that_changes_meanwhile_is_no_problem(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "package").write_bytes(b"code")
+        is_file = Path.is_file
+
+        def replaced(path: Path) -> bool:
+            found = is_file(path)
+            (tmp_path / "package").unlink(missing_ok=True)
+            return found
+
+        monkeypatch.setattr(Path, "is_file", replaced)
+        assert engine_cache(tmp_path).problems == ()

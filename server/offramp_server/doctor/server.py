@@ -13,6 +13,7 @@ from offramp_server.config import ServerSettings, Settings
 from offramp_server.doctor.section import Section
 from offramp_server.errors import ConfigurationError
 from offramp_server.tuning.cache import DECISION, EngineCache
+from offramp_server.tuning.eviction import size_of
 
 MIB = 2**20
 
@@ -120,8 +121,9 @@ def engine_cache(folder: Path) -> Section:
     """What a server would remember about engines, and whether it would trust the folder."""
     try:
         EngineCache(folder)
-        entries = sum(1 for _ in folder.glob(f"*/{DECISION}"))
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        entries = sum((each / DECISION).is_file() for each in folder.iterdir()) if folder.is_dir() else 0
+        # What a running server replaces meanwhile counts for nothing.
+        size = size_of(folder)
     except ConfigurationError as error:
         return _unusable(folder, str(error))
     except OSError as error:

@@ -28,7 +28,7 @@ def evict(root: Path, max_bytes: int, decision: str, keep: Path) -> None:
     """Delete entries of `root` with what was built for them until the rest has `max_bytes` at most, or until all others
     are held. `decision` is the name of the file that makes a folder an entry; `keep` stays, and what cannot be deleted.
     Raises OSError."""
-    sizes = {each: _size(each) for each in entries(root)}
+    sizes = {each: size_of(each) for each in entries(root)}
     excess = sum(sizes.values()) - max_bytes
     for entry in sorted(sizes, key=lambda each: _last_used(each, decision)):
         if excess <= 0:
@@ -71,7 +71,8 @@ def _last_used(entry: Path, decision: str) -> float:
     return 0.0
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
+    """Bytes of all files in it, as far as they can be looked at."""
     size = 0
     for parent, _, files in os.walk(folder):
         for file in files:
