@@ -22,6 +22,7 @@ from offramp_server.doctor.server import configuration, engine_cache
 from offramp_server.doctor.software import software
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.catalogue import engine_kinds
+from offramp_server.workers.engines.kinds import onnx_gpu
 
 FREE_PORTS = "[server]\ngrpc_port = 0\nhttp_port = 0\n"
 GIB = 2**30
@@ -219,6 +220,18 @@ class TestEngines:
         assert dict(engines("cpu", kinds).lines)["graphs"] == "no: it needs a GPU"
         assert dict(engines("cuda:0", kinds).lines)["graphs"].startswith("yes")
 
+    @pytest.mark.parametrize(("installed", "where"), [(True, "cuda:0"), (False, "cpu")])
+    def test_that_run_onnx_files_are_asked_about_the_device_where_those_would_run(
+        self, monkeypatch: pytest.MonkeyPatch, installed: bool, where: str
+    ) -> None:
+        class RunsAnything(FakeKind):
+            def refusal(self, spec: ModelSpec, device: str) -> str:
+                return "" if self.name == device else f"it runs on {self.name}"
+
+        monkeypatch.setattr(onnx_gpu, "missing", lambda: "" if installed else "onnxruntime-gpu is not installed")
+        section = engines("cuda:0", [RunsAnything("cpu"), RunsAnything("cuda:0")])
+        assert section.facts["auto"] == {"pt2": ["cuda:0"], "onnx": [where]}
+
     def test_that_unpack_code_are_warned_of_a_folder_where_none_may_run(self, tmp_path: Path) -> None:
         assert unmappable(tmp_path, lambda folder: os.ST_NOSUID) == ()
         [warning] = unmappable(tmp_path, lambda folder: os.ST_NOEXEC | os.ST_NOSUID)
@@ -240,6 +253,7 @@ class TestImports:
             ("import os; os.abort()", "it crashed with signal 6"),
             ("raise ImportError('libcudart.so.12: cannot open shared object file')", "libcudart.so.12"),
             ("import sys; sys.exit(3)", "it exited with an error"),
+            ("import what_lib_needs", "No module named 'what_lib_needs'"),
         ],
     )
     def test_a_library_that_breaks_its_process_is_told_of(self, program: str, said: str) -> None:
@@ -253,7 +267,7 @@ class TestImports:
         assert "did not return within 0.2 s" in warning
 
     def test_a_library_that_is_not_installed_is_no_problem_and_others_say_their_version(self) -> None:
-        section = imports({"gone": "import no_such_library", "json": "import json; print('2.0.9')"})
+        section = imports({"no_such_library": "import no_such_library", "json": "import json; print('2.0.9')"})
         assert list(section.facts) == ["json"]
         assert section.warnings == ()
         assert section.lines[0][1].startswith("2.0.9 (")

@@ -17,6 +17,7 @@ from offramp_common.engine_names import ENGINES
 from offramp_server.doctor.section import Section
 from offramp_server.doctor.software import VersionOf, version_of
 from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.workers.devices import could_use_cuda
 from offramp_server.workers.engines.catalogue import engine_kinds
 from offramp_server.workers.engines.kind import EngineKind
 from offramp_server.workers.engines.kinds.torch_compile import cpp_compiler
@@ -54,7 +55,7 @@ def engines(device: str, kinds: Sequence[EngineKind] | None = None, installed: V
     missing = {kind.name: kind.missing(device) or _never(kind, device) for kind in kinds}
     versions = {kind.name: _versions(kind.name, installed) for kind in kinds}
     lines = [(name, f"no: {lack}" if lack else f"yes, {versions[name]}") for name, lack in missing.items()]
-    auto = {format_: _auto(kinds, format_, device if format_ == "pt2" else "cpu") for format_ in ENGINES}
+    auto = {format_: _auto(kinds, format_, device) for format_ in ENGINES}
     lines += [(f"auto, .{format_}", ", ".join(names) or "nothing") for format_, names in auto.items()]
     compiler = cpp_compiler()
     lines.append(("C++ compiler", _compiler_version(compiler) if compiler else "none: engines of Inductor need g++"))
@@ -86,8 +87,9 @@ def _versions(engine: str, installed: VersionOf) -> str:
 
 
 def _auto(kinds: Sequence[EngineKind], format_: str, device: str) -> list[str]:
-    """Those that it would try for a plain model of that format."""
+    """Those that it would try for a plain model of that format, where that would run."""
     spec = _plain(format_)
+    device = device if could_use_cuda(spec) else "cpu"
     able = [kind for kind in kinds if not kind.missing(device) and not kind.refusal(spec, device)]
     return [kind.name for kind in able if kind.variants(spec, device)]
 
@@ -120,7 +122,7 @@ class _Import:
 def imports(programs: Mapping[str, str] = IMPORTS, patience: float = IMPORT_SECONDS) -> Section:
     """Import each library that is installed, in a process of its own: a broken one may crash, or never return."""
     found = {module: _import(program, patience) for module, program in programs.items()}
-    there = {module: result for module, result in found.items() if "ModuleNotFoundError" not in result.said}
+    there = {module: result for module, result in found.items() if f"No module named '{module}'" not in result.said}
     lines = tuple((module, f"{result.said} ({result.seconds:.1f} s)") for module, result in there.items())
     warnings = tuple(
         f"{module} is installed and cannot be imported: {result.said}; reinstall it, or remove it"
