@@ -166,6 +166,35 @@ def test_what_stays_on_the_device_is_not_overwritten_and_can_be_computed_with(
     assert set(difference.numpy().reshape(-1).tolist()) == {2.0}
 
 
+class Turned(nn.Module):
+    """Its answers lie in memory otherwise than their shapes say."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (x + 1).transpose(1, 2), (x.unsqueeze(-1) * 2).to(memory_format=torch.channels_last)
+
+
+@both
+def test_what_stays_lies_in_memory_as_engines_that_look_at_no_strides_take_it(tmp_path: Path, make: MakeEngine) -> None:
+    path = export_pt2(tmp_path / "turned.pt2", Turned(), (torch.zeros(2, 3, 5),), batch=4)
+    spec = model_spec(path, ["x FP32 3 5"], ["turned FP32 5 3", "last FP32 3 5 1"], 4)
+    values = np.arange(60, dtype=np.float32).reshape(4, 3, 5)
+    answers = make(spec, StrictAccelerator()).execute([Tensor.from_numpy("x", values)], 0b11)
+    for answer, expected in zip(answers, ((values + 1).swapaxes(1, 2), values[..., None] * 2), strict=True):
+        assert isinstance(answer, DeviceTensor)
+        assert answer.value.is_contiguous()
+        np.testing.assert_array_equal(answer.value.numpy(), expected)
+
+
+def test_rows_that_are_gathered_lie_one_after_the_other_too() -> None:
+    turned = torch.arange(24.0).reshape(4, 2, 3).transpose(1, 2)
+    whole = DeviceTensor("x", "FP32", (4, 3, 2), b"", turned)
+    for parts in ([(whole, [2, 0])], [(whole, [3]), (whole, [1, 2])]):
+        gathered = whole.gather(parts)
+        assert gathered.value.is_contiguous()
+        rows = [row for _, taken in parts for row in taken]
+        assert gathered.value.tolist() == turned[rows].tolist()
+
+
 def test_packages_that_were_compiled_ahead_are_captured_in_the_same_way(images_spec: ModelSpec) -> None:
     program = program_of(load_exported(images_spec), images_spec)
     called: list[int] = []

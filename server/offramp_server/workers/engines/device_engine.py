@@ -130,11 +130,18 @@ class DeviceEngine:
         return answers
 
     def _left(self, output: TensorSpec, result: torch.Tensor) -> DeviceTensor:
-        overwritten = self._program.answers_are_overwritten or self._weights.hold(result)
+        # What was compiled for rows one after the other does not look at strides, and takes it for that.
+        left = result.contiguous()
+        # What had to be put in order is a copy already.
+        if left.data_ptr() == result.data_ptr() and self._belongs_to_others(left):
+            left = left.clone()
+        return DeviceTensor(output.name, output.datatype, tuple(left.shape), b"", left)
+
+    def _belongs_to_others(self, result: torch.Tensor) -> bool:
+        if self._program.answers_are_overwritten or self._weights.hold(result):
+            return True
         # Nor should a small part keep something large alive.
-        if overwritten or result.untyped_storage().nbytes() > result.nbytes:
-            result = result.clone()
-        return DeviceTensor(output.name, output.datatype, tuple(result.shape), b"", result)
+        return result.untyped_storage().nbytes() > result.nbytes
 
     def _fetched(self, result: torch.Tensor) -> torch.Tensor:
         pinned = self._accelerator.pinned(result.shape, result.dtype)

@@ -21,10 +21,11 @@ class DeviceTensor(Tensor):
     value: torch.Tensor
 
     def gather(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> DeviceTensor:
-        """Rows of several tensors as one on this one's device."""
+        """Rows of several tensors as one on this one's device, one after the other in memory."""
         with torch.inference_mode():
             taken = [_on(self.value.device, tensor)[list(rows)] for tensor, rows in parts]
-            whole = taken[0] if len(taken) == 1 else torch.cat(taken)
+            # torch keeps the strides of what it indexes and puts together.
+            whole = (taken[0] if len(taken) == 1 else torch.cat(taken)).contiguous()
         return DeviceTensor(self.name, self.datatype, tuple(whole.shape), b"", whole)
 
 
