@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,17 @@ OUT_OF_MEMORY = [
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "../rtSafe/safeRuntime.cpp (25) - Cuda Error in allocate: 2 (out of memory)",
     "[virtualMemoryBuffer.cpp::resizePhysical::160] Error Code 2: OutOfMemory (no further information)",
+    "aoti_torch_empty_strided(2, int_array_1, int_array_2, cached_torch_dtype_float32, cached_torch_device_type_cuda, "
+    "this->device_idx_, &buf0_handle) API call failed at /tmp/x/model.wrapper.cpp, line 77",
+    "aoti_torch__alloc_from_pool(pool1, 0, cached_torch_dtype_float32, a, b, &handle) API call failed at x, line 9",
+]
+# What is also said of other failures.
+DOUBTFUL = [
+    "run_func_( container_handle_, input_handles.data(), input_handles.size(), output_handles.data(), "
+    "output_handles.size(), reinterpret_cast<AOTInductorStreamHandle>(stream_handle), proxy_executor_handle_) API call "
+    "failed at /pytorch/torch/csrc/inductor/aoti_runner/model_container_runner.cpp, line 157",
+    "GET was unable to find an engine to execute this computation",
+    "FIND was unable to find an engine to execute this computation after trying 9 plans.",
 ]
 
 
@@ -66,6 +78,29 @@ def test_other_failures_are_not_taken_for_it(message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         WithinMemory(engine, SPEC).execute(rows([1, 2]))
     assert engine.asked == [2]
+
+
+@pytest.mark.parametrize("message", DOUBTFUL)
+def test_what_may_be_said_for_want_of_memory_is_tried_in_smaller_parts(message: str) -> None:
+    engine = Doubling(room=2, error=RuntimeError(message))
+    bounded = WithinMemory(engine, SPEC)
+    assert values(bounded.execute(rows(range(8)))) == [2.0 * value for value in range(8)]
+    engine.asked.clear()
+    bounded.execute(rows(range(8)))
+    assert engine.asked == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("message", DOUBTFUL)
+def test_what_smaller_parts_do_not_mend_is_told_as_it_is_and_not_remembered(message: str) -> None:
+    engine = Doubling(room=0, error=RuntimeError(message))
+    bounded = WithinMemory(engine, SPEC)
+    for count in (1, 8):
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            bounded.execute(rows(range(count)))
+    engine.room = 8
+    engine.asked.clear()
+    bounded.execute(rows(range(8)))
+    assert engine.asked == [8]
 
 
 @given(count=st.integers(1, 16), room=st.integers(1, 16))

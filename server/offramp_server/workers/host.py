@@ -17,7 +17,7 @@ from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine, StagedEngine
 from offramp_server.workers.kept import KeptOutputs
-from offramp_server.workers.out_of_memory import free_caches, ran_out_of_memory
+from offramp_server.workers.out_of_memory import free_caches, may_have_run_out_of_memory, ran_out_of_memory
 from offramp_server.workers.within_memory import WithinMemory
 
 
@@ -129,7 +129,7 @@ class ModelHost:
             try:
                 ticket = engine.begin(inputs, staying) if model.fits(inputs) else None
             except Exception as error:
-                if not ran_out_of_memory(error):
+                if not may_have_run_out_of_memory(error):
                     raise
                 # When it has the device for itself it may fit, and otherwise it is cut.
                 ticket = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
+from collections.abc import Iterator
 
 # What the libraries write where their error has no class of its own. Where each was read:
 _SIGNS = (
@@ -26,16 +28,30 @@ _SIGNS = (
     "DefaultAllocator::allocate: 2 (out of memory)",
     "Error Code 2: OutOfMemory",
 )
+# Packages of AOTInductor allocate through functions of C, whose failures are told by the call alone
+# (torch/headeronly/util/shim_utils.h, torch 2.13).
+_FAILED_ALLOCATION = re.compile(r"aoti_torch_(empty_strided|_alloc_from_pool)\w*\(.*API call failed", re.DOTALL)
+# What is said when memory runs out, and when other things go wrong too.
+_DOUBTFUL_SIGNS = (
+    # cuDNN tries its kernels, and none that failed is told from one that found no room for its workspace
+    # (aten/src/ATen/native/cudnn/Conv_v8.cpp).
+    "GET was unable to find an engine to execute this computation",
+    "FIND was unable to find an engine to execute this computation",
+)
+# Whatever fails inside of a package of AOTInductor: the reason is written to stderr
+# (torch/csrc/inductor/aoti_runner/model_container_runner.cpp, run here with 2.13 and a limit of memory).
+_FAILED_PACKAGE = re.compile(r"run_func_\(.*API call failed", re.DOTALL)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether this error, or one that it was raised from, says that memory for a batch could not be had."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or _is_torchs(seen) or any(sign in str(seen) for sign in _SIGNS):
-            return True
-        seen = seen.__cause__
-    return False
+    return any(isinstance(each, MemoryError) or _is_torchs(each) or _says_so(str(each)) for each in _causes(error))
+
+
+def may_have_run_out_of_memory(error: BaseException) -> bool:
+    """Whether it says so, or says what libraries also say then. Smaller batches tell: what fails for one row as well
+    was something else, or cannot be helped."""
+    return ran_out_of_memory(error) or any(_may_say_so(str(each)) for each in _causes(error))
 
 
 def free_caches() -> None:
@@ -45,6 +61,21 @@ def free_caches() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def _says_so(message: str) -> bool:
+    return any(sign in message for sign in _SIGNS) or _FAILED_ALLOCATION.search(message) is not None
+
+
+def _may_say_so(message: str) -> bool:
+    return any(sign in message for sign in _DOUBTFUL_SIGNS) or _FAILED_PACKAGE.search(message) is not None
 
 
 def _is_torchs(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from open_inference.tensor import Tensor
 
@@ -18,13 +19,45 @@ from offramp_server.errors import ModelFailed
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.batch_rows import halves, joined
 from offramp_server.workers.engines.base import Engine
-from offramp_server.workers.out_of_memory import free_caches, ran_out_of_memory
+from offramp_server.workers.out_of_memory import free_caches, may_have_run_out_of_memory, ran_out_of_memory
 
 # Batches between two attempts at a larger size; each attempt that fails doubles it.
 FIRST_PATIENCE = 64
 MAX_PATIENCE = 4096
 
 log = logging.getLogger("offramp.worker")
+
+
+@dataclass(slots=True)
+class _Limit:
+    """What is known of the sizes that fit."""
+
+    # The largest size that is computed as it comes; None: any.
+    size: int | None = None
+    _largest_failed: int = 0
+    _patience: int = FIRST_PATIENCE
+    _batches_until_larger: int = 0
+
+    def allows(self, size: int) -> bool:
+        return self.size is None or size <= self.size
+
+    def failed(self, size: int, half: int) -> None:
+        self._largest_failed = max(self._largest_failed, size)
+        if self.size is None or half < self.size:
+            self.size = half
+            self._batches_until_larger = self._patience
+
+    def count_batch(self) -> None:
+        """And allow more, where the last failure was long ago."""
+        if self.size is None:
+            return
+        self._batches_until_larger -= 1
+        if self._batches_until_larger < 0:
+            self.size *= 2
+            self._patience = min(2 * self._patience, MAX_PATIENCE)
+            self._batches_until_larger = self._patience
+        if self.size >= self._largest_failed:
+            self.size = None
 
 
 class WithinMemory:
@@ -35,31 +68,35 @@ class WithinMemory:
         # How often a batch, or a part of one, was cut in two. Who reads it compares it with what it was before.
         self.splits = 0
         self._spec = spec
-        # The largest size that is computed as it comes; None: any.
-        self._limit: int | None = None
-        self._largest_failed = 0
-        self._patience = FIRST_PATIENCE
-        self._batches_until_larger = 0
-        self._told = False
+        self._limit = _Limit()
+        self._told: set[str] = set()
 
     @property
     def report(self) -> EngineReport:
         return self.engine.report
 
     def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
-        """As `Engine.execute`. Raises ModelFailed for one row that does not fit."""
-        if self._limit is None:
-            try:
-                return self.engine.execute(inputs, staying)
-            except Exception as error:
-                self._raise_unless_memory_ran_out(inputs, error)
-            free_caches()
+        """As `Engine.execute`. Raises ModelFailed for one row that does not fit, and what the library says where that
+        may mean other things as well."""
+        before = self._limit
+        if before.size is None:
+            outputs = self._attempt(inputs, staying)
+            if outputs is not None:
+                return outputs
+        self._limit = replace(before)
+        if before.size is None:
             self._did_not_fit(inputs)
-        return self._in_parts(inputs, staying)
+        try:
+            return self._in_parts(inputs, staying)
+        except Exception as error:
+            if _is_doubtful(error):
+                # Smaller parts have not helped: it says nothing about memory.
+                self._limit = before
+            raise
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:
         """Whether a batch of this size is computed in one piece, as far as is known."""
-        return self._limit is None or size_of(inputs) <= self._limit
+        return self._limit.size is None or self._limit.allows(size_of(inputs))
 
     def close(self) -> None:
         self.engine.close()
@@ -75,7 +112,7 @@ class WithinMemory:
         return None
 
     def _in_parts(self, inputs: Sequence[Tensor], staying: int) -> list[Tensor]:
-        self._allow_more()
+        self._limit.count_batch()
         waiting = [list(inputs)]
         answers = []
         while waiting:
@@ -108,35 +145,22 @@ class WithinMemory:
         return self._spec.batches and bool(inputs) and inputs[0].shape[0] > 1
 
     def _did_not_fit(self, inputs: Sequence[Tensor]) -> None:
-        if not self._divisible(inputs):
-            return
-        size, rows = size_of(inputs), inputs[0].shape[0]
-        self._largest_failed = max(self._largest_failed, size)
-        half = size // rows * ((rows + 1) // 2)
-        if self._limit is None or half < self._limit:
-            self._limit = half
-            self._batches_until_larger = self._patience
-
-    def _allow_more(self) -> None:
-        if self._limit is None:
-            return
-        self._batches_until_larger -= 1
-        if self._batches_until_larger < 0:
-            self._limit *= 2
-            self._patience = min(2 * self._patience, MAX_PATIENCE)
-            self._batches_until_larger = self._patience
-        if self._limit >= self._largest_failed:
-            self._limit = None
+        if self._divisible(inputs):
+            size, rows = size_of(inputs), inputs[0].shape[0]
+            self._limit.failed(size, size // rows * ((rows + 1) // 2))
 
     def _raise_unless_memory_ran_out(self, inputs: Sequence[Tensor], error: Exception) -> None:
-        if not ran_out_of_memory(error):
+        doubtful = _is_doubtful(error)
+        if not ran_out_of_memory(error) and not (doubtful and self._divisible(inputs)):
             raise error
-        if not self._told:
-            self._told = True
+        what = "perhaps out of memory" if doubtful else "out of memory"
+        if what not in self._told:
+            self._told.add(what)
             rows = inputs[0].shape[0] if self._spec.batches and inputs else 1
             log.warning(
-                'model "%s": out of memory on %s with %d items (%s); such batches are computed in parts from now on',
+                'model "%s": %s on %s with %d items (%s); such batches are computed in parts from now on',
                 self._spec.name,
+                what,
                 self.report.device,
                 rows,
                 type(error).__name__,
@@ -146,3 +170,7 @@ class WithinMemory:
 def size_of(inputs: Sequence[Tensor]) -> int:
     """Elements of all inputs."""
     return sum(math.prod(tensor.shape) for tensor in inputs)
+
+
+def _is_doubtful(error: Exception) -> bool:
+    return may_have_run_out_of_memory(error) and not ran_out_of_memory(error)
