@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError, ModelFailed
 from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.scheduling.held import Keep
+from offramp_server.workers.engines.accelerator import Captured
 from offramp_server.workers.engines.aot_load import Packages
 from offramp_server.workers.engines.aot_packages import Manifest
 from offramp_server.workers.engines.device_engine import DeviceEngine, DeviceProgram
@@ -25,7 +28,9 @@ from offramp_server.workers.engines.load import load_engine
 from offramp_server.workers.engines.on_device import DeviceTensor
 from offramp_server.workers.engines.program import load_exported, program_of
 from offramp_server.workers.engines.torch_load import graph_engine
+from offramp_server.workers.host import ModelHost, Placement
 from offramp_server.workers.kept import HeldInput, KeptOutputs, Place
+from offramp_server.workers.within_memory import WithinMemory
 from open_inference.tensor import Tensor
 from strict_accelerator import StrictAccelerator
 from torch import nn
@@ -212,6 +217,54 @@ def test_packages_that_were_compiled_ahead_are_captured_in_the_same_way(images_s
     [expected] = load_engine(images_spec, "cpu", 1).execute(image(IMAGES[:5]))
     np.testing.assert_allclose(answer.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
     assert (captured_for, called) == ({1, 2, 4, 8, 11}, [])
+
+
+class Roomless(StrictAccelerator):
+    """The end of a capture in which memory ran out says only that it failed, as CUDA's does."""
+
+    def capture(self, work: Callable[[], list[torch.Tensor]]) -> Captured:
+        try:
+            return super().capture(work)
+        finally:
+            if sys.exception() is not None:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def with_room_for(rows: int, spec: ModelSpec, runs_before: int = 0) -> Packages:
+    """Runs out of memory beyond, not in the first runs of a size."""
+    program, calls = program_of(load_exported(spec), spec), Counter[int]()
+
+    def run(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        asked = tensors[0].shape[0]
+        calls[asked] += 1
+        if asked > rows and calls[asked] > runs_before:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return program(tensors)
+
+    manifest = Manifest(packages=(), writes_in_place=False, lent=())
+    return Packages(manifest, dict.fromkeys(range(1, LARGEST + 1), run), batches=True)
+
+
+@pytest.mark.parametrize("runs_before", [0, 3])
+def test_batches_that_there_is_no_memory_to_capture_go_in_parts(images_spec: ModelSpec, runs_before: int) -> None:
+    packages = with_room_for(4, images_spec, runs_before)
+    bounded = WithinMemory(graph_engine(images_spec, packages, report(images_spec), Roomless()), images_spec)
+    [answer] = bounded.execute(image(IMAGES))
+    [expected] = load_engine(images_spec, "cpu", 1).execute(image(IMAGES))
+    np.testing.assert_allclose(answer.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert bounded.splits > 0
+
+
+def test_where_no_bucket_can_be_captured_for_want_of_memory_weights_are_not_said_to_be_the_reason(
+    images_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = with_room_for(0, images_spec)
+    monkeypatch.setattr(
+        "offramp_server.workers.engines.load.load_engine",
+        lambda *arguments: graph_engine(images_spec, packages, report(images_spec), Roomless()),
+    )
+    with pytest.raises(LoadError, match=r"out of memory on cpu with the smallest batch; serve fewer"):
+        ModelHost().load(1, images_spec, Placement("cuda:0", 1))
 
 
 class AddInPlace(nn.Module):

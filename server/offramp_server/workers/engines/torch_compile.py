@@ -17,6 +17,7 @@ from offramp_server.model_spec import VARIABLE, ModelSpec
 from offramp_server.workers.engines import torch_tensors
 from offramp_server.workers.engines.program import Program
 from offramp_server.workers.engines.warmup import sample_inputs
+from offramp_server.workers.out_of_memory import ran_out_of_memory
 
 # Inductor's worker pool would stay in memory after the load, as large as the worker itself.
 _OPTIONS = {"freezing": True, "compile_threads": 1}
@@ -66,10 +67,12 @@ def compile_program(spec: ModelSpec, program: Program, device: torch.device) -> 
             compiled.compile(spec, device)
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise LoadError(
+        refusal = LoadError(
             f'model "{spec.name}": torch.compile failed: {reason[0] if reason else type(error).__name__}; '
             'backend = "torch-eager" runs it uncompiled'
-        ) from error
+        )
+        # Whoever loads takes a lack of memory for one of room for the weights.
+        raise refusal from (None if ran_out_of_memory(error) else error)
     return compiled
 
 
