@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -326,6 +326,24 @@ def test_a_program_that_reads_values_back_cannot_be_captured_and_it_is_said_what
         LoadError, match=r"batch size 4 cannot be captured .* not permitted .* backend = \"torch-eager\""
     ):
         captured(model_spec(path, ["x FP32 4"], ["y FP32 4"], 4), StrictAccelerator())
+
+
+def test_rows_that_begin_between_the_addresses_a_program_was_compiled_for_are_copied() -> None:
+    addresses: list[int] = []
+
+    def forward(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        addresses.append(tensors[0].data_ptr())
+        return [tensors[0] + 1]
+
+    spec = model_spec(Path("model.pt2"), ["x FP32 1"], ["y FP32 1"], 4)
+    engine = DeviceEngine(spec, DeviceProgram(forward, (), alignment=16), report(spec), StrictAccelerator())
+    there = torch.arange(5.0).reshape(5, 1)
+    for first in (0, 1):
+        rows = DeviceTensor("x", "FP32", (4, 1), b"", there[first : first + 4])
+        [answer] = engine.execute([rows])
+        assert answer.numpy().reshape(-1).tolist() == [first + value for value in (1, 2, 3, 4)]
+    assert addresses[0] == there.data_ptr()
+    assert addresses[1] % 16 == 0
 
 
 def test_a_batch_that_fails_leaves_the_engine_as_it_was(pairs_spec: ModelSpec) -> None:

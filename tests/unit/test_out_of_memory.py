@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,13 @@ from hypothesis import strategies as st
 from memory_engines import Doubling, rows
 from offramp_server.errors import LoadError, ModelFailed
 from offramp_server.model_spec import ModelSpec
+from offramp_server.scheduling.held import Keep
+from offramp_server.workers import out_of_memory
+from offramp_server.workers.batch_rows import halves
 from offramp_server.workers.engines.on_device import DeviceTensor
 from offramp_server.workers.engines.warmup import warm_up
 from offramp_server.workers.host import ModelHost, Placement
+from offramp_server.workers.kept import HeldInput, KeptOutputs, Place
 from offramp_server.workers.out_of_memory import ran_out_of_memory
 from offramp_server.workers.within_memory import FIRST_PATIENCE, WithinMemory
 from open_inference.tensor import BYTES, Tensor, encode_bytes
@@ -168,6 +172,54 @@ def test_what_was_left_on_a_device_is_cut_and_joined_there() -> None:
     assert isinstance(answer, DeviceTensor)
     assert answer.shape == (6, 1)
     assert answer.value.tolist() == (there * 2).tolist()
+
+
+def test_cutting_and_joining_there_take_no_memory_for_the_parts() -> None:
+    there = torch.arange(6.0).reshape(6, 1)
+    first, second = halves([DeviceTensor("x", "FP32", (6, 1), b"", there)])
+    for [part], at in ((first, 0), (second, 3)):
+        assert isinstance(part, DeviceTensor)
+        assert part.value.data_ptr() == there[at:].data_ptr()
+
+
+class Scarce(DeviceTensor):
+    """Its rows can be put together once caches have been freed."""
+
+    freed = False
+
+    def gather(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> DeviceTensor:
+        if not Scarce.freed and len(parts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        whole = DeviceTensor.gather(self, parts)
+        return Scarce(whole.name, whole.datatype, whole.shape, b"", whole.value)
+
+
+@pytest.fixture
+def scarce(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], Scarce]]:
+    monkeypatch.setattr(out_of_memory, "free_caches", lambda: setattr(Scarce, "freed", True))
+    yield lambda first: Scarce("x", "FP32", (2, 1), b"", torch.tensor([[first], [first + 1]]))
+    Scarce.freed = False
+
+
+def test_answers_are_joined_once_caches_are_freed(scarce: Callable[[float], Scarce]) -> None:
+    class Same(Doubling):
+        def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
+            if inputs[0].shape[0] > 1:
+                raise MemoryError
+            return list(inputs)
+
+    [answer] = WithinMemory(Same(), SPEC).execute([scarce(4)])
+    assert isinstance(answer, DeviceTensor)
+    assert answer.value.tolist() == [[4], [5]]
+
+
+def test_rows_that_are_held_are_gathered_once_caches_are_freed(scarce: Callable[[float], Scarce]) -> None:
+    kept = KeptOutputs()
+    for number in (1, 2):
+        kept.keep(Keep(number, 1), [scarce(10 * number)])
+    [rows] = kept.resolved([HeldInput("x", "FP32", (2, 1), b"", [Place(1, 0, 1), Place(2, 0, 0)])])
+    assert isinstance(rows, DeviceTensor)
+    assert rows.value.tolist() == [[11], [20]]
 
 
 class Lengths(Doubling):

@@ -13,6 +13,7 @@ from offramp_adapters.routes.held import Held
 from open_inference.tensor import Tensor
 
 from offramp_server.scheduling.held import Keep, KeptRow
+from offramp_server.workers.out_of_memory import with_caches_freed
 
 # Number of the batch, of its output, of the row.
 _PLACE = struct.Struct("<QII")
@@ -80,6 +81,9 @@ class KeptOutputs:
         """The inputs with those that are held put together."""
         if not any(isinstance(tensor, HeldInput) for tensor in inputs):
             return inputs
+        return with_caches_freed(lambda: self._gathered_of(inputs))
+
+    def _gathered_of(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         return [self._gathered(tensor) if isinstance(tensor, HeldInput) else tensor for tensor in inputs]
 
     def _gathered(self, tensor: HeldInput) -> Tensor:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # What the libraries write where their error has no class of its own. Where each was read:
 _SIGNS = (
@@ -61,6 +64,17 @@ def free_caches() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def with_caches_freed(work: Callable[[], T]) -> T:
+    """What `work` returns, which is called once more where memory runs out, with what was kept for later given back."""
+    try:
+        return work()
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+    free_caches()
+    return work()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -19,7 +19,12 @@ from offramp_server.errors import ModelFailed
 from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.batch_rows import halves, joined
 from offramp_server.workers.engines.base import Engine
-from offramp_server.workers.out_of_memory import free_caches, may_have_run_out_of_memory, ran_out_of_memory
+from offramp_server.workers.out_of_memory import (
+    free_caches,
+    may_have_run_out_of_memory,
+    ran_out_of_memory,
+    with_caches_freed,
+)
 
 # Batches between two attempts at a larger size; each attempt that fails doubles it.
 FIRST_PATIENCE = 64
@@ -130,7 +135,7 @@ class WithinMemory:
                 waiting += reversed(halves(part))
             else:
                 raise self._too_large(part)
-        return answers[0] if len(answers) == 1 else joined(answers)
+        return answers[0] if len(answers) == 1 else with_caches_freed(lambda: joined(answers))
 
     def _too_large(self, part: Sequence[Tensor]) -> ModelFailed:
         named = zip(self._spec.inputs, part, strict=True)

@@ -21,6 +21,9 @@ from offramp_server.workers.engines.kind import EngineRequest
 from offramp_server.workers.engines.torch_eager import TorchEngine
 from offramp_server.workers.engines.torch_load import TRACING, checked_device, graph_engine
 
+# What Inductor compiles kernels of CUDA for. A package copies other inputs itself, with a warning each time. Bytes.
+_ALIGNMENT = 16
+
 Run = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]
 
 
@@ -62,7 +65,12 @@ def load_packages(request: EngineRequest) -> Engine:
     if device.type == "cpu":
         return TorchEngine(spec, packages, report)
     function = DeviceProgram(
-        packages, (), writes_to_inputs=packages.writes_in_place, autocast=False, close=packages.release
+        packages,
+        (),
+        writes_to_inputs=packages.writes_in_place,
+        alignment=_ALIGNMENT,
+        autocast=False,
+        close=packages.release,
     )
     return DeviceEngine(spec, function, report, CudaAccelerator(device))
 

@@ -36,6 +36,9 @@ class DeviceProgram:
     # Its answers are in memory that the next call writes to.
     answers_are_overwritten: bool = False
     writes_to_inputs: bool = False
+    # Bytes that the addresses of its inputs have to be multiples of. What torch allocates is aligned to more than
+    # anybody asks for, but rows of a batch that was cut begin anywhere.
+    alignment: int = 1
     # Lower precisions are torch's autocast around it; otherwise it casts by itself.
     autocast: bool = True
     # Lets go of everything.
@@ -117,7 +120,8 @@ class DeviceEngine:
         return pinned
 
     def _given(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.clone() if self._program.writes_to_inputs else tensor
+        misplaced = tensor.data_ptr() % self._program.alignment
+        return tensor.clone() if self._program.writes_to_inputs or misplaced else tensor
 
     def _taken(
         self, results: Sequence[torch.Tensor], batch: int | None, staying: int

@@ -23,7 +23,7 @@ class DeviceTensor(Tensor):
     def gather(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> DeviceTensor:
         """Rows of several tensors as one on this one's device, one after the other in memory."""
         with torch.inference_mode():
-            taken = [_on(self.value.device, tensor)[list(rows)] for tensor, rows in parts]
+            taken = [_taken(_on(self.value.device, tensor), rows) for tensor, rows in parts]
             # torch keeps the strides of what it indexes and puts together.
             whole = (taken[0] if len(taken) == 1 else torch.cat(taken)).contiguous()
         return DeviceTensor(self.name, self.datatype, tuple(whole.shape), b"", whole)
@@ -39,3 +39,10 @@ def as_torch(tensor: Tensor, copy: bool) -> torch.Tensor:
 def _on(device: torch.device, tensor: Tensor) -> torch.Tensor:
     """What some request of an earlier batch wanted to have itself has come to the host."""
     return as_torch(tensor, copy=False).to(device)
+
+
+def _taken(value: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """A view where they follow one another: batches are cut when there is no memory for a copy."""
+    first = rows[0] if rows else 0
+    following = range(first, first + len(rows))
+    return value[first : following.stop] if list(rows) == list(following) else value[list(rows)]

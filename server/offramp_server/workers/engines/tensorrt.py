@@ -28,6 +28,8 @@ from offramp_server.workers.engines.torch_tensors import TORCH_TYPES
 SERIALISED = "engine.ep"
 # Beside the folders of all models: what one version has compiled is refitted with the weights of the next.
 SHARED = "torch-tensorrt"
+# What TensorRT's documentation of IExecutionContext::setTensorAddress asks for. Bytes.
+_ALIGNMENT = 256
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -89,7 +91,8 @@ def load_program(request: EngineRequest, accelerator: Accelerator) -> DeviceEngi
 
     # TensorRT has cast what it wanted to; parts that torch computes have to hand on what the engines were built for.
     kept = [*module.parameters(), *module.buffers()]
-    return DeviceEngine(spec, DeviceProgram(forward, kept, autocast=False), request.report(), accelerator)
+    program = DeviceProgram(forward, kept, alignment=_ALIGNMENT, autocast=False)
+    return DeviceEngine(spec, program, request.report(), accelerator)
 
 
 def _profile(spec: ModelSpec, tensor: TensorSpec) -> dict[str, Any]:
