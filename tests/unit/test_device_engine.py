@@ -200,6 +200,21 @@ def test_rows_that_are_gathered_lie_one_after_the_other_too() -> None:
         assert gathered.value.tolist() == turned[rows].tolist()
 
 
+def test_memory_of_another_stream_is_kept_until_rows_of_it_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[tuple[int, str]] = []
+    first, second = (torch.full((2, 1), value) for value in (1.0, 2.0))
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "this one")
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda tensor, stream: recorded.append((tensor.data_ptr(), stream))
+    )
+    parts = [(DeviceTensor("x", "FP32", (2, 1), b"", value), range(2)) for value in (first, second)]
+    gathered = parts[0][0].gather(parts)
+    monkeypatch.undo()
+    assert gathered.value.tolist() == [[1], [1], [2], [2]]
+    assert recorded == [(first.data_ptr(), "this one"), (second.data_ptr(), "this one")]
+
+
 def test_packages_that_were_compiled_ahead_are_captured_in_the_same_way(images_spec: ModelSpec) -> None:
     program = program_of(load_exported(images_spec), images_spec)
     called: list[int] = []

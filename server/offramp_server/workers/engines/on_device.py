@@ -23,9 +23,12 @@ class DeviceTensor(Tensor):
     def gather(self, parts: Sequence[tuple[Tensor, Sequence[int]]]) -> DeviceTensor:
         """Rows of several tensors as one on this one's device, one after the other in memory."""
         with torch.inference_mode():
-            taken = [_taken(_on(self.value.device, tensor), rows) for tensor, rows in parts]
+            sources = [(_on(self.value.device, tensor), rows) for tensor, rows in parts]
+            taken = [_taken(value, rows) for value, rows in sources]
             # torch keeps the strides of what it indexes and puts together.
             whole = (taken[0] if len(taken) == 1 else torch.cat(taken)).contiguous()
+            for value, _ in sources:
+                _read_here(value)
         return DeviceTensor(self.name, self.datatype, tuple(whole.shape), b"", whole)
 
 
@@ -46,3 +49,9 @@ def _taken(value: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     first = rows[0] if rows else 0
     following = range(first, first + len(rows))
     return value[first : following.stop] if list(rows) == list(following) else value[list(rows)]
+
+
+def _read_here(value: torch.Tensor) -> None:
+    """What another stream has allocated is not given to its next batch before this one has read it."""
+    if value.is_cuda:
+        value.record_stream(torch.cuda.current_stream(value.device))
