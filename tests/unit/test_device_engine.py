@@ -361,6 +361,23 @@ def test_rows_that_begin_between_the_addresses_a_program_was_compiled_for_are_co
     assert addresses[1] % 16 == 0
 
 
+def test_threads_are_those_that_the_program_was_compiled_with(pairs_spec: ModelSpec) -> None:
+    found: list[int] = []
+
+    def forward(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        found.append(torch.get_num_threads())
+        return [tensors[0] + tensors[1], tensors[0] - tensors[1]]
+
+    of_three = replace(report(pairs_spec), threads=3)
+    engine = DeviceEngine(pairs_spec, DeviceProgram(forward, ()), of_three, StrictAccelerator())
+    before = torch.get_num_threads()
+    try:
+        engine.execute(pair(1, 2))
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3]
+
+
 def test_a_batch_that_fails_leaves_the_engine_as_it_was(pairs_spec: ModelSpec) -> None:
     engine = uncaptured(pairs_spec, StrictAccelerator())
     with pytest.raises(RuntimeError):

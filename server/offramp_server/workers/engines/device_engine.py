@@ -73,6 +73,9 @@ class DeviceEngine:
 
     def begin(self, inputs: Sequence[Tensor], staying: int = 0) -> _Ticket:
         accelerator = self._accelerator
+        # As on the CPU, where the reason stands: compiled code is guarded by the number of threads on every device.
+        if torch.get_num_threads() != self.report.threads:
+            torch.set_num_threads(self.report.threads)
         try:
             with self._inference_mode:
                 reading = self._sent(inputs)
