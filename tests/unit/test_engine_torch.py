@@ -17,6 +17,7 @@ from offramp_server.model_spec import ModelSpec
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.kinds.torch_models import FOLDED
 from offramp_server.workers.engines.load import load_engine
+from offramp_server.workers.engines.torch_load import checked_device
 from offramp_server.workers.engines.torch_tensors import SMALL_BYTES, TORCH_TYPES
 from open_inference.tensor import BF16, ITEM_SIZES, NUMPY_TYPES, Array, Tensor
 from torch import nn
@@ -289,6 +290,23 @@ def test_threads_are_those_of_the_engine_in_whatever_thread_it_is_called(identit
         engine.execute([Tensor("x", "FP32", (2, 4), bytes(32))])
         seen.append(torch.get_num_threads())
     assert seen == [1, 2, 1]
+
+
+def test_whoever_builds_for_a_gpu_or_loads_there_computes_fp32_in_fp32(
+    identity_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    flags = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [each.allow_tf32 for each in flags]
+    try:
+        for each in flags:
+            each.allow_tf32 = True
+        assert checked_device(identity_spec, "cuda:0") == torch.device("cuda:0")
+        assert [each.allow_tf32 for each in flags] == [False, False]
+    finally:
+        for each, allowed in zip(flags, before, strict=True):
+            each.allow_tf32 = allowed
 
 
 def test_closing_lets_go_of_the_weights(images_spec: ModelSpec) -> None:

@@ -84,13 +84,17 @@ class Accelerator(Protocol):
         ...
 
 
+def without_tf32() -> None:
+    """fp32 means fp32: by default convolutions round to ten bits, and other engines do not. What is compiled has the
+    choice built in, so that whoever builds for a GPU makes it too."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 class CudaAccelerator:
     """CUDA by way of torch."""
 
     def __init__(self, device: torch.device) -> None:
-        # fp32 means fp32: by default convolutions round to ten bits, and other engines do not.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
         self.device = device
         self.compute = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

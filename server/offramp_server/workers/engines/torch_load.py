@@ -15,7 +15,7 @@ import torch.ao.quantization.fx._decomposed
 from offramp_server.engine_report import EngineReport
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
-from offramp_server.workers.engines.accelerator import Accelerator, CudaAccelerator
+from offramp_server.workers.engines.accelerator import Accelerator, CudaAccelerator, without_tf32
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.device_engine import DeviceEngine, DeviceProgram, Forward
 from offramp_server.workers.engines.graph_buckets import GraphBuckets
@@ -99,9 +99,12 @@ def _loading(request: EngineRequest) -> Iterator[tuple[ExportedProgram, EngineRe
 
 
 def checked_device(spec: ModelSpec, device: str) -> torch.device:
-    """Raises LoadError where torch does not have it, or it cannot compute in the precision that is asked for."""
+    """The device, made ready to compute or compile for. Raises LoadError where torch does not have it, or it cannot
+    compute in the precision that is asked for."""
     target = _device(spec, device)
     _check_bf16(spec, target)
+    if target.type == "cuda":
+        without_tf32()
     return target
 
 
