@@ -15,6 +15,7 @@ import torch
 from engine_models import AddSub, convolutional, export_pt2, model_spec
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import LoadError
+from offramp_server.machine.identity import DeviceIdentity, UnknownDevice
 from offramp_server.model_spec import EngineSettings, ModelSpec
 from offramp_server.workers.engines import tensorrt
 from offramp_server.workers.engines.kind import EngineRequest
@@ -125,6 +126,32 @@ def test_a_shared_folder_that_others_can_write_to_is_not_used(
     asked = library.compiled[0]
     assert "engine_cache_dir" not in asked
     assert Path(asked["timing_cache_path"]).is_relative_to(artifacts)
+
+
+def test_engines_of_another_driver_gpu_or_release_are_not_found(
+    images_spec: ModelSpec, artifacts: Path, library: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = DeviceIdentity("cuda:0", "NVIDIA H100, compute capability 9.0", "570.86")
+    others = (replace(known, driver="580.11"), replace(known, name="NVIDIA L4, compute capability 8.9"))
+    for identity in (known, known, *others):
+        monkeypatch.setattr(tensorrt, "describe_device", lambda device, identity=identity: identity)
+        built(images_spec, artifacts)
+    monkeypatch.setattr(tensorrt, "version", lambda name: "9.9.9")
+    built(images_spec, artifacts)
+    first, again, *rest = [asked["engine_cache_dir"] for asked in library.compiled]
+    assert first == again
+    assert len({first, *rest}) == 4
+
+
+def test_engines_for_a_gpu_that_nobody_can_name_are_not_shared(
+    images_spec: ModelSpec, artifacts: Path, library: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(device: str) -> DeviceIdentity:
+        raise UnknownDevice(device)
+
+    monkeypatch.setattr(tensorrt, "describe_device", unknown)
+    built(images_spec, artifacts)
+    assert "engine_cache_dir" not in library.compiled[0]
 
 
 def test_a_program_of_which_tensorrt_takes_nothing_is_not_called_a_tensorrt_engine(

@@ -6,16 +6,19 @@ be had where this was written, so that nothing here has been executed with it (d
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from offramp_server.errors import LoadError
+from offramp_server.machine.identity import UnknownDevice, describe_device
 from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.workers.engines.accelerator import Accelerator, CudaAccelerator
 from offramp_server.workers.engines.device_engine import DeviceEngine, DeviceProgram
@@ -30,6 +33,8 @@ SERIALISED = "engine.ep"
 SHARED = "torch-tensorrt"
 # What TensorRT's documentation of IExecutionContext::setTensorAddress asks for. Bytes.
 _ALIGNMENT = 256
+# Engines of one release are of no use to another. TensorRT's own package is called after CUDA's release as well.
+_DISTRIBUTIONS = ("torch", "torch-tensorrt", "tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -59,7 +64,7 @@ def build_program(spec: ModelSpec, exported: ExportedProgram, device: torch.devi
             # 2.11 warns of a default of its own.
             warnings.simplefilter("ignore", DeprecationWarning)
             compiled = torch_tensorrt.dynamo.compile(
-                exported, arg_inputs=inputs, device=device, **_settings(spec.engine.precision, folder)
+                exported, arg_inputs=inputs, device=device, **_settings(spec.engine.precision, folder, device)
             )
             _check_parts(spec, compiled)
             # As it is: exporting it anew would need example inputs, and its shapes are known.
@@ -106,7 +111,7 @@ def _profile(spec: ModelSpec, tensor: TensorSpec) -> dict[str, Any]:
     return {name: (items, *tensor.dims) for name, items in shapes.items()} | {"dtype": dtype}
 
 
-def _settings(precision: str, folder: Path) -> dict[str, Any]:
+def _settings(precision: str, folder: Path, device: torch.device) -> dict[str, Any]:
     settings: dict[str, Any] = {
         # Engines whose weights can be changed, for the next version of the model.
         "immutable_weights": False,
@@ -116,7 +121,7 @@ def _settings(precision: str, folder: Path) -> dict[str, Any]:
     if precision in LOW_PRECISIONS:
         # `enabled_precisions` allows fp32 alone in 2.11, and is gone in 2.13: types are strong, and autocast chooses.
         settings |= {"enable_autocast": True, "autocast_low_precision_type": LOW_PRECISIONS[precision]}
-    shared = _shared_folder(folder)
+    shared = _shared_folder(folder, device)
     if shared is not None:
         # The cache is keyed by the graph without its weights; on a hit torch_tensorrt refits the engine itself.
         settings |= {
@@ -129,16 +134,33 @@ def _settings(precision: str, folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _shared_folder(folder: Path) -> Path | None:
-    """None where others could write to it: the cache is unpickled."""
+def _shared_folder(folder: Path, device: torch.device) -> Path | None:
+    """None where others could write to it, since the cache is unpickled, or where nobody knows what it is for."""
     shared = folder.parent.parent / SHARED
     try:
         shared.mkdir(mode=0o700, exist_ok=True)
         found = shared.lstat()
-    except OSError:
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & _OTHERS_MAY_WRITE:
+            return None
+        same = shared / _what_engines_belong_to(device)
+        same.mkdir(mode=0o700, exist_ok=True)
+    except (OSError, UnknownDevice):
         return None
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & _OTHERS_MAY_WRITE
-    return shared if ours else None
+    return same
+
+
+def _what_engines_belong_to(device: torch.device) -> str:
+    """The library's key is the graph and its settings, and it takes whatever it finds under that."""
+    identity = describe_device(str(device))
+    versions = {name: _version(name) for name in _DISTRIBUTIONS}
+    return hashlib.sha256(repr((identity.name, identity.driver, versions)).encode()).hexdigest()[:40]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _check_signature(spec: ModelSpec, exported: ExportedProgram) -> None:
