@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +20,12 @@ from engine_models import Convolutional, export_pt2, model_spec, randomise
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import LoadError
 from offramp_server.model_spec import ModelSpec
-from offramp_server.workers.engines.aot_packages import read_manifest
+from offramp_server.workers.engines import aot_build
+from offramp_server.workers.engines.aot_packages import Package, read_manifest
+from offramp_server.workers.engines.kind import EngineRequest
 from offramp_server.workers.engines.load import load_engine
 from offramp_server.workers.engines.parity import compare
+from offramp_server.workers.engines.program import load_exported, program_of
 from open_inference.tensor import Tensor
 from torch import nn
 
@@ -126,6 +131,37 @@ def test_it_obeys_the_number_of_threads_that_it_is_loaded_with(built: Built) -> 
     engine = load_engine(built.spec, "cpu", 2, dataclasses.replace(built.choice, threads=2))
     assert compare(engine.execute(inputs(16)), plain.execute(inputs(16))) < 1e-5
     assert engine.report.threads == 2
+
+
+class Words(nn.Module):
+    """The sum of what stands for each word in a table."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(count, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        summed: torch.Tensor = self.table(ids).sum(1)
+        return summed
+
+
+@pytest.mark.parametrize(
+    ("words", "outcome"), [(2, pytest.raises(LoadError, match="output 0 differs by")), (1, nullcontext())]
+)
+def test_a_package_is_tried_with_integers_that_tell_where_the_program_bears_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: int, outcome: AbstractContextManager[Any]
+) -> None:
+    path = export_pt2(tmp_path / "words.pt2", Words(words).eval(), (torch.zeros(2, 3, dtype=torch.int64),))
+    spec = model_spec(path, ["ids INT64 3"], ["sum FP32 4"])
+    program = program_of(load_exported(spec), spec)
+
+    def takes_every_word_for_the_first(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return program([torch.zeros_like(tensor) for tensor in tensors])
+
+    monkeypatch.setattr(aot_build, "open_package", lambda path, device: takes_every_word_for_the_first)
+    request = EngineRequest(spec, "cpu", 1, EngineChoice("aot-inductor", artifacts=tmp_path))
+    with outcome:
+        aot_build._Builder(request, program, torch.device("cpu"))._try(Package("batch-1.pt2", (1,)))
 
 
 LOAD = """

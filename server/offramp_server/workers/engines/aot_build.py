@@ -29,6 +29,7 @@ from offramp_server.workers.engines.program import ExportedProgram, Program, loa
 from offramp_server.workers.engines.reexport import example_inputs, export_again
 from offramp_server.workers.engines.torch_eager import computing_in
 from offramp_server.workers.engines.torch_load import TRACING, checked_device
+from offramp_server.workers.engines.warmup import telling_inputs
 
 # Frozen weights are packed, and batch norms folded into them. The number of threads is that of the call. A pool of
 # compilers has nothing to do, since a package is one C++ file.
@@ -112,13 +113,25 @@ class _Builder:
         """Raises LoadError where it answers otherwise than the program does, at both ends of its range."""
         run = open_package(self._folder / package.file, self._device)
         for size in sorted({package.sizes[0], package.sizes[-1]}):
-            inputs = example_inputs(self._spec, self._program, size)
+            inputs, expected = self._answered(size)
             with torch.inference_mode():
                 first, second = ([*run([tensor.clone() for tensor in inputs])] for _ in range(2))
-                with computing_in(self._spec.engine.precision, self._device):
-                    expected = self._program([tensor.clone() for tensor in inputs])
             self._compare(size, first, expected)
             self.lent |= {at for at, pair in enumerate(zip(first, second, strict=True)) if _same_memory(*pair)}
+
+    def _answered(self, size: int) -> tuple[Sequence[torch.Tensor], list[torch.Tensor]]:
+        """Inputs that tell programs apart, and what the program itself makes of them."""
+        telling = example_inputs(self._spec, self._program, size, telling_inputs)
+        try:
+            return telling, self._expected(telling)
+        except Exception:
+            # Not every program bears them; it was exported with the others.
+            plain = example_inputs(self._spec, self._program, size)
+            return plain, self._expected(plain)
+
+    def _expected(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        with torch.inference_mode(), computing_in(self._spec.engine.precision, self._device):
+            return self._program([tensor.clone() for tensor in inputs])
 
     def _compare(self, size: int, found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
         for at, (answer, wanted) in enumerate(zip(found, expected, strict=True)):

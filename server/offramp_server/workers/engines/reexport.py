@@ -3,9 +3,11 @@ spec. Arguments that were fixed are filled in, and results that are no tensors l
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
+from open_inference.tensor import Tensor
 from torch import nn
 from torch.export import Dim
 
@@ -14,6 +16,8 @@ from offramp_server.model_spec import VARIABLE, ModelSpec
 from offramp_server.workers.engines import torch_tensors
 from offramp_server.workers.engines.program import ExportedProgram, Program
 from offramp_server.workers.engines.warmup import sample_inputs
+
+MakeUp: TypeAlias = Callable[[ModelSpec, int], list[Tensor]]
 
 
 def export_again(program: Program, spec: ModelSpec, sizes: range, example: int) -> ExportedProgram:
@@ -32,10 +36,12 @@ def export_again(program: Program, spec: ModelSpec, sizes: range, example: int) 
         raise LoadError(f'model "{spec.name}": torch cannot export it for the shapes of its spec: {reason}') from error
 
 
-def example_inputs(spec: ModelSpec, program: Program, items: int) -> tuple[torch.Tensor, ...]:
+def example_inputs(
+    spec: ModelSpec, program: Program, items: int, made_up: MakeUp = sample_inputs
+) -> tuple[torch.Tensor, ...]:
     """Made-up inputs where the program's weights are."""
     device = next((tensor.device for tensor in program.kept()), torch.device("cpu"))
-    tensors = (torch_tensors.from_wire(tensor, copy=True).to(device) for tensor in sample_inputs(spec, items))
+    tensors = (torch_tensors.from_wire(tensor, copy=True).to(device) for tensor in made_up(spec, items))
     return tuple(tensors)
 
 
