@@ -16,6 +16,7 @@ from offramp_server.engine_choice import EngineChoice
 from offramp_server.model_spec import EngineSettings, ModelSpec, TensorSpec, WarmupSettings
 from offramp_server.workers.engines.device_engine import DeviceEngine
 from offramp_server.workers.engines.load import load_engine
+from offramp_server.workers.engines.parity import tolerance
 from open_inference.tensor import Tensor
 from torch import nn
 
@@ -25,8 +26,6 @@ from benchmarks.runtimes.export_models import CLASSES, IMAGE, SEED, student, tea
 BATCHES = (1, 8, 32, 128)
 PRECISIONS = ("fp32", "fp16", "bf16")
 MODELS: Mapping[str, Callable[[], nn.Module]] = {"resnet18": teacher, "student": student}
-# Of the largest output: what the server allows of an engine that it chooses by itself.
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
 REPEATS = 30
 WARM_UP = 5
 
@@ -43,6 +42,7 @@ class Measured:
     batch: int
     # Largest difference from plain torch in fp32, relative to the largest output.
     error: float
+    # What the server allows of an engine that it chooses by itself.
     tolerance: float
     # What the device computes, without copies from and to the host, by CUDA events.
     device_s: float | None = None
@@ -110,7 +110,7 @@ def measure(
             [answer] = engine.execute(inputs)
             error = float(np.abs(answer.numpy() - plain).max() / np.abs(plain).max())
             times = _times(engine, inputs) if device != "cpu" else ()
-            found.append(Measured(name, backend, precision, batch, error, TOLERANCES[precision], *times))
+            found.append(Measured(name, backend, precision, batch, error, tolerance(spec), *times))
         return found
     finally:
         engine.close()

@@ -15,11 +15,12 @@ from offramp_server.model_spec import ModelSpec, TensorSpec
 from offramp_server.scheduling.held import Keep
 from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.load import load_engine
+from offramp_server.workers.engines.parity import tolerance
 from offramp_server.workers.kept import HeldInput, KeptOutputs, Place
 from open_inference.tensor import Tensor
 from torch import nn
 
-from benchmarks.gpu_engines import BATCHES, REPEATS, TOLERANCES, images, seeded, spec_of
+from benchmarks.gpu_engines import BATCHES, REPEATS, images, seeded, spec_of
 from benchmarks.runtimes.export_models import CLASSES, IMAGE
 
 # Of each batch, what goes on to the second stage.
@@ -110,7 +111,7 @@ def _measure(name: str, backend: str, batch: int, specs: list[ModelSpec], whole:
                 _median(lambda: _through_stages(engines, inputs, rows, stays=False)),
                 _median(lambda: engines[2].execute(inputs)),
             ]
-        return Staged(name, backend, batch, deferred, stayed, off <= TOLERANCES["fp32"], *times)
+        return Staged(name, backend, batch, deferred, stayed, off <= tolerance(specs[-1]), *times)
     finally:
         for engine in engines:
             engine.close()
