@@ -7,6 +7,7 @@ network that is cut in two, whose hidden state stays on the device, and the serv
 needs what `pip install "offramp[server]"` installs, and is left out with the reason otherwise).
 
 Without a GPU only answers are compared, on the CPU, for less. Markdown and JSON go to benchmarks/results, or to $OUT.
+The exit status is 1 if an answer was wrong, something failed that should have run, or hidden state left the device.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import torch  # noqa: E402
 
 from benchmarks.gpu_engines import BATCHES, MODELS, PRECISIONS, Measured, exported, measure, plain_answers, seeded  # noqa: E402
 from benchmarks.gpu_roofline import Ceilings, Cost, cost_of, measured_ceilings  # noqa: E402
-from benchmarks.gpu_serving import Served, serve  # noqa: E402
+from benchmarks.gpu_serving import NotInstalled, Served, serve  # noqa: E402
 from benchmarks.gpu_stages import Staged, measure_stages  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -45,6 +46,7 @@ COMPILE_BUDGET_S = 240.0
 @dataclass
 class Results:
     machine: dict[str, Any]
+    # None: on the CPU, where nothing is timed and nothing stays on a device.
     ceilings: Ceilings | None
     costs: dict[str, Cost] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
@@ -52,6 +54,8 @@ class Results:
     served: list[Served] = field(default_factory=list)
     # What was left out, and why.
     left_out: list[str] = field(default_factory=list)
+    # What should have run and did not, with what it said.
+    failed: list[str] = field(default_factory=list)
 
 
 def main() -> int:
@@ -65,10 +69,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         run(results, Path(folder), device, options)
     write(results, Path(os.environ.get("OUT") or options.out))
-    wrong = [each for each in results.measured if each.error > each.tolerance]
-    for each in wrong:
-        say(f"WRONG: {each.model} {each.backend} {each.precision} at {each.batch}: off by {each.error:.1e}")
-    return 1 if wrong or not all(stage.agrees for stage in results.staged) else 0
+    found = list(problems(results))
+    for problem in found:
+        say(f"WRONG: {problem}")
+    return 1 if found else 0
+
+
+def problems(results: Results) -> Iterator[str]:
+    """What must not be so, in words."""
+    yield from results.failed
+    for each in results.measured:
+        # In this form also for an error that is no number.
+        if not each.error <= each.tolerance:
+            yield f"{each.model} {each.backend} {each.precision} at {each.batch}: off by {each.error:.1e}"
+    for stage in results.staged:
+        if not stage.agrees:
+            yield f"stages of {stage.model}, {stage.backend} at {stage.batch}: not as the whole network answers"
+        if results.ceilings is not None and not stage.stayed:
+            yield f"stages of {stage.model}, {stage.backend} at {stage.batch}: hidden state has left the device"
+    for served in results.served:
+        if not served.agrees:
+            yield f"{served.model}, served with {served.backend}: answers to the same image differ"
 
 
 def run(results: Results, folder: Path, device: str, options: argparse.Namespace) -> None:
@@ -86,11 +107,11 @@ def run(results: Results, folder: Path, device: str, options: argparse.Namespace
             try:
                 results.measured += measure(path, name, backend, precision, device, expected)
             except Exception as error:
-                results.left_out.append(f"{label}: {first_line(error)}")
+                results.failed.append(f"{label}: {first_line(error)}")
         try:
             results.staged += measure_stages(name, folder, device)
         except Exception as error:
-            results.left_out.append(f"stages of {name}: {first_line(error)}")
+            results.failed.append(f"stages of {name}: {first_line(error)}")
         if not options.no_server:
             serve_model(results, name, path, device)
 
@@ -100,8 +121,10 @@ def serve_model(results: Results, name: str, path: Path, device: str) -> None:
         say(f"{name}, served with {backend}")
         try:
             results.served.append(serve(ROOT, path, name, backend, device))
+        except NotInstalled as error:
+            results.left_out.append(f"{name}, served with {backend}: {error}")
         except Exception as error:
-            results.left_out.append(f"{name}, served with {backend}: {first_line(error)}")
+            results.failed.append(f"{name}, served with {backend}: {first_line(error)}")
 
 
 def batches(device: str) -> Sequence[int]:

@@ -26,6 +26,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         parts += ["## Two stages, and what stays on the device", _table(*_staged(results["staged"]))]
     if results["served"]:
         parts += ["## The server", _table(*_served(results["served"]))]
+    if results["failed"]:
+        parts += ["## Failed", "\n".join(f"- {line}" for line in results["failed"])]
     if results["left_out"]:
         parts += ["## Left out", "\n".join(f"- {line}" for line in results["left_out"])]
     return "\n\n".join(parts) + "\n"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import gpu_engines
-from benchmarks.gpu import Results, combinations
+from benchmarks import gpu, gpu_engines
+from benchmarks.gpu import Results, combinations, problems
 from benchmarks.gpu_engines import Measured, exported, measure, plain_answers, seeded
 from benchmarks.gpu_report import markdown
 from benchmarks.gpu_roofline import Ceilings, Cost, cost_of, least_seconds
-from benchmarks.gpu_serving import Served
+from benchmarks.gpu_serving import Served, agree
 from benchmarks.gpu_stages import Staged, measure_stages
 
 CEILINGS = Ceilings(1e12, {"fp32": 1e13, "fp16": 1e14, "bf16": 1e14})
@@ -71,6 +73,60 @@ def test_the_page_says_what_was_left_out_and_what_is_too_far_off() -> None:
     assert "| student | cuda-graphs | 32 | 10 | yes | yes | 1.000 | 2.000 | 3.000 |" in page
     assert "| student | cuda-graphs | 64 | 1234 | 10.000 | 20.000 | yes |" in page
     assert "- student, torch-compile, bf16: no time was left" in page
+
+
+MEASURED = Measured("student", "cuda-graphs", "fp16", 128, 0.001, 0.01)
+STAGED = Staged("student", "cuda-graphs", 32, 10, True, True, 0.001, 0.002, 0.003)
+SERVED = Served("student", "cuda-graphs", 64, 1234.5, 0.01, 0.02, True)
+
+
+def found(ceilings: Ceilings | None = CEILINGS, **changed: Any) -> list[str]:
+    parts: dict[str, Any] = {"measured": [MEASURED], "staged": [STAGED], "served": [SERVED]} | changed
+    return list(problems(Results({"device": "a GPU"}, ceilings, **parts)))
+
+
+def test_what_was_left_out_is_no_problem() -> None:
+    assert found(left_out=["student, torch-compile, bf16: no time was left to compile it"]) == []
+
+
+@pytest.mark.parametrize("error", [0.02, float("nan"), float("inf")])
+def test_answers_that_are_too_far_off_or_no_numbers_are_a_problem(error: float) -> None:
+    assert len(found(measured=[MEASURED, replace(MEASURED, error=error)])) == 1
+
+
+def test_what_fails_and_answers_that_differ_are_problems() -> None:
+    assert found(failed=["student, cuda-graphs, fp16: CUDA error"]) == ["student, cuda-graphs, fp16: CUDA error"]
+    assert len(found(staged=[replace(STAGED, agrees=False)])) == 1
+    assert len(found(served=[replace(SERVED, agrees=False)])) == 1
+
+
+def test_hidden_state_that_leaves_the_device_is_a_problem_where_there_is_one() -> None:
+    left = [replace(STAGED, stayed=False)]
+    assert len(found(staged=left)) == 1
+    assert found(None, staged=left) == []
+
+
+def test_an_engine_that_fails_is_not_taken_for_one_that_was_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> list[Any]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(gpu, "MODELS", ("student",))
+    monkeypatch.setattr(gpu, "measure", fail)
+    monkeypatch.setattr(gpu, "measure_stages", fail)
+    results = Results({"device": "CPU"}, None)
+    gpu.run(results, tmp_path, "cpu", argparse.Namespace(compile_budget=240.0, no_server=True))
+    assert results.left_out == []
+    assert len(results.failed) == len(list(combinations("cpu"))) + 1
+
+
+def test_served_answers_agree_only_if_they_are_numbers() -> None:
+    plain = np.ones((1, 3), np.float32)
+    assert agree([plain, plain + 1e-6])
+    assert not agree([plain, plain + 1e-3])
+    assert not agree([plain, plain * np.nan])
+    assert not agree([plain * np.nan, plain * np.nan])
 
 
 def test_weights_and_images_are_the_same_every_time() -> None:
