@@ -70,6 +70,26 @@ def test_a_session_that_fell_back_to_another_provider_is_refused(tmp_path: Path)
         load_on_gpu(request(addsub(tmp_path)))
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_libraries_of_cuda_that_pip_has_installed_are_looked_for_before_a_session_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: looked.append("before"), raising=False)
+    made = onnxruntime.InferenceSession
+
+    def session(*arguments: Any, **named: Any) -> Any:
+        looked.append("session")
+        return made(*arguments, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    BoundEngine(request(addsub(tmp_path)), CPU)
+    assert looked == ["session"]
+    with pytest.raises(LoadError, match="runs it with CPUExecutionProvider"):
+        load_on_gpu(request(addsub(tmp_path)))
+    assert looked[1:] == ["before", "session"]
+
+
 def test_providers_are_asked_for_on_the_models_own_gpu(tmp_path: Path) -> None:
     [(name, options)] = providers(request(addsub(tmp_path)))
     assert (name, options["device_id"], options["use_tf32"]) == ("CUDAExecutionProvider", "1", "0")

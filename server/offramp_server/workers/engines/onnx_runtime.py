@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -85,11 +88,22 @@ def _session(spec: ModelSpec, source: OnnxSource, threads: int, providers: Provi
     # Whatever goes wrong comes as an exception too.
     options.log_severity_level = _FATAL
     try:
+        if providers[0] != _CPU[0]:
+            _find_libraries(onnxruntime)
         return onnxruntime.InferenceSession(str(source.path), options, providers=list(providers))
     except Exception as error:
         raise LoadError(
             f'model "{spec.name}": ONNX Runtime cannot load {source.path.name}: {str(error).strip().splitlines()[0]}'
         ) from error
+
+
+def _find_libraries(onnxruntime: ModuleType) -> None:
+    """CUDA and cuDNN as pip installs them, where the linker does not look. Releases before 1.21 do not have it."""
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        # What it does not find it prints, for whoever reads the logs.
+        with redirect_stdout(sys.stderr):
+            preload()
 
 
 def _refuse_names(spec: ModelSpec, what: str, declared: Sequence[str], found: Sequence[str]) -> None:
