@@ -60,6 +60,10 @@ def test_nothing_of_a_batch_stays_bound(tmp_path: Path) -> None:
     engine = BoundEngine(request(addsub(tmp_path)), CPU)
     engine.execute([full(1), full(2)])
     assert engine._binding.get_outputs() == []
+    # What is bound as an input cannot be asked for, but nothing is computed without.
+    engine._binding.bind_output("p", "cpu")
+    with pytest.raises(Exception, match=r"Missing Input: (a|b)"):
+        engine._session.run_with_iobinding(engine._binding)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

@@ -15,22 +15,41 @@ from scheduling_fakes import spec
 
 
 class SlowEngine:
-    """Computes until it is closed, or until it has waited long enough to believe that it will not be."""
+    """Computes until it may go on, or is closed."""
 
     report = EngineReport("slow", "cpu", "fp32", 1, "the test said so")
 
     def __init__(self) -> None:
         self.executing = threading.Event()
+        self.go_on = threading.Event()
         self.closed = threading.Event()
         self.closed_under_way = False
 
     def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         self.executing.set()
-        self.closed_under_way = self.closed.wait(0.2)
+        assert self.go_on.wait(PATIENCE)
+        self.closed_under_way = self.closed.is_set()
         return []
 
     def close(self) -> None:
         self.closed.set()
+        self.go_on.set()
+
+
+class Lock:
+    """Tells when somebody has to wait for it."""
+
+    def __init__(self, waited_for: threading.Event) -> None:
+        self._lock = threading.Lock()
+        self._waited_for = waited_for
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._waited_for.set()
+            self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
 def test_a_model_is_not_closed_while_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +59,7 @@ def test_a_model_is_not_closed_while_it_computes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("offramp_server.workers.engines.warmup.warm_up", lambda *arguments: {1: 0.1})
     host = ModelHost()
     host.load(1, spec(), Placement("cpu", 1))
+    monkeypatch.setattr(host, "_computing", Lock(waited_for=engine.go_on))
     computing = threading.Thread(target=host.execute, args=(1, []))
     computing.start()
     assert engine.executing.wait(PATIENCE)
@@ -60,6 +80,7 @@ def test_a_model_that_is_loaded_again_is_executed_anew_and_its_old_engine_is_let
     monkeypatch.setattr("offramp_server.workers.engines.warmup.warm_up", lambda *arguments: {1: 0.1})
     host = ModelHost()
     host.load(1, spec(), Placement("cpu", 2))
+    monkeypatch.setattr(host, "_computing", Lock(waited_for=engines[0].go_on))
     computing = threading.Thread(target=host.execute, args=(1, []))
     computing.start()
     assert engines[0].executing.wait(PATIENCE)
@@ -68,6 +89,7 @@ def test_a_model_that_is_loaded_again_is_executed_anew_and_its_old_engine_is_let
     assert engines[0].closed.is_set()
     assert not engines[0].closed_under_way
     assert not engines[1].closed.is_set()
+    engines[1].go_on.set()
     host.execute(1, [])
     assert engines[1].executing.is_set()
 
