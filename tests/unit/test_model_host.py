@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 
 import pytest
 from eventually import PATIENCE
 from offramp_server.engine_report import EngineReport
+from offramp_server.errors import LoadError
+from offramp_server.workers.control import load_request_to_wire
 from offramp_server.workers.host import ModelHost, Placement
+from offramp_server.workers.process_main import _answer
 from open_inference.tensor import Tensor
 from scheduling_fakes import spec
 
@@ -24,6 +29,8 @@ class SlowEngine:
         self.go_on = threading.Event()
         self.closed = threading.Event()
         self.closed_under_way = False
+        # As exported programs are.
+        self.cycle = self
 
     def execute(self, inputs: Sequence[Tensor], staying: int = 0) -> list[Tensor]:
         self.executing.set()
@@ -92,6 +99,45 @@ def test_a_model_that_is_loaded_again_is_executed_anew_and_its_old_engine_is_let
     engines[1].go_on.set()
     host.execute(1, [])
     assert engines[1].executing.is_set()
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_the_memory_of_an_engine_that_was_replaced_is_free_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[SlowEngine]] = []
+
+    def load(*arguments: object) -> SlowEngine:
+        engine = SlowEngine()
+        made.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr("offramp_server.workers.engines.load.load_engine", load)
+    monkeypatch.setattr("offramp_server.workers.engines.warmup.warm_up", lambda *arguments: {1: 0.1})
+    host = ModelHost()
+    for threads in (1, 2):
+        host.load(1, spec(), Placement("cpu", threads))
+    assert [engine() is None for engine in made] == [True, False]
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_the_memory_of_a_load_that_failed_is_free_once_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[SlowEngine]] = []
+
+    def load(*arguments: object) -> SlowEngine:
+        engine = SlowEngine()
+        made.append(weakref.ref(engine))
+        raise LoadError("it cannot be captured")
+
+    monkeypatch.setattr("offramp_server.workers.engines.load.load_engine", load)
+    message = load_request_to_wire(1, spec(), Placement("cpu", 1)) | {"id": 7}
+    assert _answer(message, ModelHost()) == {"id": 7, "error": "it cannot be captured"}
+    assert made[0]() is None
 
 
 @pytest.mark.parametrize(

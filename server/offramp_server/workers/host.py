@@ -95,6 +95,8 @@ class ModelHost:
             self._wait_for_batches_of(before)
         if before is not None:
             before.close()
+            del before
+            gc.collect()
         return LoadReport(model.report, seconds)
 
     def unload(self, handle: int) -> None:

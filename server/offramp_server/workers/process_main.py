@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -100,6 +101,9 @@ def _answer(message: Message, host: ModelHost) -> Message:
     except Exception as error:
         log.exception("%s failed", message["do"])
         reply["error"] = f"{type(error).__name__}: {error}"
+    if "error" in reply:
+        # What was loaded until then is in cycles, as exported programs are, and the error has held on to it.
+        gc.collect()
     return reply
 
 
