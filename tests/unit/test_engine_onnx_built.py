@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from built_engines import build
@@ -21,6 +22,7 @@ from offramp_server.workers.engines.base import Engine
 from offramp_server.workers.engines.load import load_engine
 from offramp_server.workers.engines.parity import compare, tolerance
 from offramp_server.workers.engines.warmup import sample_inputs
+from onnx import numpy_helper
 from open_inference.tensor import Tensor
 from test_engine_quantized import Quantized
 from torch import nn
@@ -233,11 +235,20 @@ class TestOpenVino:
         with pytest.raises(LoadError, match=f'"x" is {datatype}, which openvino does not compute exactly; .*onnxrun'):
             load_engine(rounded, "cpu", 1)
 
-    def test_integers_beyond_32_bits_are_refused_and_not_cut_off(self, tmp_path: Path) -> None:
+    def test_answers_that_may_need_64_bits_are_refused(self, tmp_path: Path) -> None:
         path = onnx_file(tmp_path / "add.onnx", ["x INT64 2"], ["y INT64 2"], [("Add", ["x", "x"], ["y"])])
-        engine = load_engine(model_spec(path, ["x INT64 2"], ["y INT64 2"], backend="openvino"), "cpu", 1)
-        (answer,) = engine.execute([Tensor.from_numpy("x", np.array([[3, -(2**30)]]))])
-        assert answer.numpy().tolist() == [[6, -(2**31)]]
+        spec = model_spec(path, ["x INT64 2"], ["y INT64 2"], backend="openvino")
+        with pytest.raises(LoadError, match=r'"y" is INT64, which openvino does not compute exactly; .*onnxruntime'):
+            load_engine(spec, "cpu", 1)
+
+    def test_integers_beyond_32_bits_are_refused_and_not_cut_off(self, tmp_path: Path) -> None:
+        path = onnx_file(tmp_path / "sign.onnx", ["x INT64 2"], ["y BOOL 2"], [("Less", ["x", "zero"], ["y"])])
+        graph = onnx.load(path)
+        graph.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "zero"))
+        onnx.save(graph, path)
+        engine = load_engine(model_spec(path, ["x INT64 2"], ["y BOOL 2"], backend="openvino"), "cpu", 1)
+        (answer,) = engine.execute([Tensor.from_numpy("x", np.array([[3, -(2**31)]]))])
+        assert answer.numpy().tolist() == [[False, True]]
         for value in (2**31, -(2**31) - 1):
             with pytest.raises(InvalidRequest, match=f"computes INT64 in 32 bits; .* to 2147483647, got {value}"):
                 engine.execute([Tensor.from_numpy("x", np.array([[0, value]]))])
