@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from eventually import PATIENCE
 from machine_fakes import FakeGpu, FakeNvml
 from offramp_server.telemetry.gauges import Gauges
@@ -85,6 +87,27 @@ async def test_without_a_driver_there_are_no_such_metrics_and_nobody_asks_again(
     with monitoring(NoDriver(failure=12)) as monitor:
         assert [await scrape(monitor), await scrape(monitor)] == [{}, {}]
     assert asked == 1
+
+
+async def test_a_driver_that_is_loaded_later_is_asked_again() -> None:
+    library = FakeNvml(failure=9)
+    with monitoring(library) as monitor:
+        assert await scrape(monitor) == {}
+        library.failure = None
+        assert "nv_gpu_utilization" in await scrape(monitor)
+
+
+async def test_what_nobody_expects_of_the_driver_costs_its_metrics_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Strange(FakeNvml):
+        def nvmlDeviceGetName(self, handle: FakeGpu) -> str:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    with monitoring(Strange()) as monitor, caplog.at_level(logging.INFO):
+        assert [await scrape(monitor), await scrape(monitor)] == [{}, {}]
+    [record] = caplog.records
+    assert record.getMessage().startswith("no metrics of GPUs: UnicodeDecodeError: ")
 
 
 async def test_a_group_without_gpus_asks_none() -> None:

@@ -31,6 +31,10 @@ class NvmlUnavailable(Exception):
     """The GPUs cannot be asked. The message says why."""
 
 
+class NvmlMissing(NvmlUnavailable):
+    """Nor later on, in this process: what asks them is not installed."""
+
+
 class NoSuchGpu(Exception):
     """There is no such device, or CUDA_VISIBLE_DEVICES hides it. The message says which there are."""
 
@@ -144,7 +148,7 @@ def open_nvml(library: Library | None = None, environment: Mapping[str, str] | N
     try:
         library.nvmlInit()
     except library.NVMLError as error:
-        raise NvmlUnavailable(_reason(error)) from error
+        raise _unavailable(error) from error
     try:
         yield _opened(library, os.environ if environment is None else environment)
     finally:
@@ -155,20 +159,22 @@ def _opened(library: Library, environment: Mapping[str, str]) -> Nvml:
     try:
         return Nvml(library, environment)
     except library.NVMLError as error:
-        raise NvmlUnavailable(_reason(error)) from error
+        raise _unavailable(error) from error
 
 
 def _import_library() -> Library:
     try:
         import pynvml
     except ImportError as error:
-        raise NvmlUnavailable(NO_BINDINGS) from error
+        raise NvmlMissing(NO_BINDINGS) from error
     library: Library = pynvml
     return library
 
 
-def _reason(error: Exception) -> str:
-    return REASONS.get(getattr(error, "value", -1), f"the NVIDIA driver does not answer: {error}")
+def _unavailable(error: Exception) -> NvmlUnavailable:
+    code = getattr(error, "value", -1)
+    reason = REASONS.get(code, f"the NVIDIA driver does not answer: {error}")
+    return NvmlMissing(reason) if code == LIBRARY_NOT_FOUND else NvmlUnavailable(reason)
 
 
 def _visible(library: Library, chosen: str | None) -> Iterator[Handle]:

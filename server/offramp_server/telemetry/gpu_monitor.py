@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 
-from offramp_server.machine.nvml import GpuReading, Library, Nvml, NvmlUnavailable, open_nvml
+from offramp_server.machine.nvml import GpuReading, Library, Nvml, NvmlMissing, NvmlUnavailable, open_nvml
 
 # How long a scrape waits for the driver. Seconds.
 PATIENCE_SECONDS = 1.0
@@ -32,12 +32,14 @@ class GpuMonitor:
         self._patience = patience
         self._opened = ExitStack()
         self._nvml: Nvml | None = None
-        self._unavailable = False
+        self._missing = False
+        # The last reason for having no metrics: once is enough for each.
+        self._told = ""
         self._reading: Future[Sequence[GpuReading]] | None = None
 
     async def readings(self) -> Sequence[GpuReading]:
         """None where there are no GPUs, or while the driver does not answer: there is one reading at a time."""
-        if self._unavailable:
+        if self._missing:
             return ()
         if self._reading is None or self._reading.done():
             self._reading = _in_thread(self)
@@ -55,9 +57,17 @@ class GpuMonitor:
                 self._nvml = self._opened.enter_context(open_nvml(self._library, self._environment))
             return self._nvml.readings()
         except NvmlUnavailable as error:
-            log.info("no metrics of GPUs: %s", error)
-            self._unavailable = True
-            return ()
+            # A driver that is not loaded yet, or is being exchanged, may answer the next time.
+            self._missing = isinstance(error, NvmlMissing)
+            self._tell(logging.INFO, str(error))
+        except Exception as error:
+            self._tell(logging.WARNING, f"{type(error).__name__}: {error}")
+        return ()
+
+    def _tell(self, level: int, reason: str) -> None:
+        if reason != self._told:
+            self._told = reason
+            log.log(level, "no metrics of GPUs: %s", reason)
 
     def close(self) -> None:
         """Unless a reading is stuck, which nobody waits for."""
