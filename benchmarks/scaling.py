@@ -43,7 +43,7 @@ CONNECTIONS = (1, 10, 100, 1000)
 # Of the client and the server each, besides one for each connection.
 SPARE_FILES = 200
 CONCURRENCY = 8
-OFFRAMP_SCALING = "continuous batching, no delay timer, one thread"
+OFFRAMP_SCALING = "continuous batching, no delay timer, one instance of one thread"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ KSERVE_RECOMMENDED = (
     'one thread each ("Python Serving Runtime API"), identity on the event loop. Its `workers` multiplies the HTTP '
     "server only; for gRPC KServe scales by pods, for which one machine of {cores} cores has no room"
 )
-OFFRAMP_EQUAL = f"continuous batching up to {MAX_BATCH}, no delay timer, one thread"
+OFFRAMP_EQUAL = f"continuous batching up to {MAX_BATCH}, no delay timer, one instance of one thread"
 OFFRAMP_RECOMMENDED = (
     f'defaults: backend "auto" on the exported program, threads and instances by itself; batches up to {MAX_BATCH}; '
     "engines compared at the first start, with all the time they need"

@@ -23,6 +23,7 @@ ENGINE_SETTINGS = """
 [engine]
 backend = "{engine}"
 device = "cpu"
+instances = 1
 threads = 1
 """
 
