@@ -109,14 +109,18 @@ async def test_an_exit_is_told_with_its_code_and_the_last_words(tmp_path: Path, 
 
 async def test_a_hang_is_ended_with_every_process_of_it(tmp_path: Path, kinds: Kinds, child: Path) -> None:
     kinds("openvino does=hang")
-    async with trial(tmp_path) as tried:
-        # Once to let it import what it needs, which may take its time.
-        kept = await failure(tried.compare_answers(9, tmp_path, PATIENCE))
-        assert "KeyError" in str(kept)
-        error = await failure(tried.load(1, JOB, CANDIDATE, 3))
-        assert str(error) == "was ended after 3 s while it was loaded"
-        assert not tried.alive
-    await eventually(lambda: child.exists() and not running(int(child.read_text())))
+    for seconds in (1, 4, 16, PATIENCE):
+        async with trial(tmp_path) as tried:
+            # Once to let it import what it needs, which may take its time.
+            kept = await failure(tried.compare_answers(9, tmp_path, PATIENCE))
+            assert "KeyError" in str(kept)
+            error = await failure(tried.load(1, JOB, CANDIDATE, seconds))
+            assert str(error) == f"was ended after {seconds} s while it was loaded"
+            assert not tried.alive
+        # On a machine that others keep busy it may have been ended before it hung.
+        if said(child):
+            break
+    await eventually(lambda: not running(int(child.read_text())))
 
 
 async def test_memory_without_end_is_ended_at_its_bound(tmp_path: Path, kinds: Kinds) -> None:
@@ -140,7 +144,7 @@ async def run():
 asyncio.run(run())
 """
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", process)
-    await eventually(lambda: child.exists() and child.read_text() != "")
+    await eventually(lambda: said(child) != "")
     parent.kill()
     await parent.wait()
     await eventually(lambda: not running(int(child.read_text())))
@@ -155,6 +159,10 @@ async def test_an_answer_of_another_shape_is_infinitely_wrong(tmp_path: Path, ki
         )
         await tried.write_answers(2, tmp_path, PATIENCE)
         assert math.isinf(await tried.compare_answers(1, tmp_path, PATIENCE))
+
+
+def said(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 def running(pid: int) -> bool:
