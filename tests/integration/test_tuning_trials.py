@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import engine_doubles
 import pytest
 from eventually import PATIENCE, eventually
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.model_spec import ModelSpec, TensorSpec
+from offramp_server.tuning import trial_process
 from offramp_server.tuning.trial import Job, Trial, TrialFailed, TrialOptions
 from offramp_server.tuning.trial_process import start_trial
 
@@ -121,6 +125,27 @@ async def test_a_hang_is_ended_with_every_process_of_it(tmp_path: Path, kinds: K
         if said(child):
             break
     await eventually(lambda: not running(int(child.read_text())))
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds("openvino")
+    started: list[subprocess.Popen[bytes]] = []
+    spawn = trial_process._spawn
+
+    def spawned(*arguments: Any) -> subprocess.Popen[bytes]:
+        started.append(spawn(*arguments))
+        return started[0]
+
+    async def cancelled(**_: object) -> NoReturn:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(trial_process, "_spawn", spawned)
+    monkeypatch.setattr(asyncio, "open_unix_connection", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await start_trial(TrialOptions(tmp_path / "log"), engine_doubles.TRIAL)
+    assert [each.returncode for each in started] == [-signal.SIGKILL]
 
 
 async def test_memory_without_end_is_ended_at_its_bound(tmp_path: Path, kinds: Kinds) -> None:

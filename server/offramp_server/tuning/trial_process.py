@@ -49,11 +49,35 @@ async def start_trial(options: TrialOptions, command: Sequence[str] = TRIAL) -> 
     try:
         with theirs:
             process = _spawn([*command, *arguments], theirs, options.log)
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_REPLY_BYTES)
+        reader, writer = await _connected(ours, process)
     except OSError as error:
         ours.close()
         raise TrialFailed(f"could not be tried: no process can be started ({error})", passing=True) from error
     return TrialProcess(process, reader, writer, options)
+
+
+async def _connected(
+    ours: socket.socket, process: subprocess.Popen[bytes]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Or there is no process either."""
+    try:
+        return await asyncio.open_unix_connection(sock=ours, limit=MAX_REPLY_BYTES)
+    except BaseException:
+        ours.close()
+        _kill(process)
+        await _ended(process)
+        raise
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """With its whole group. Whoever does so has to take leave of it as well, or it stays a zombie."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        await asyncio.to_thread(process.wait, END_SECONDS)
 
 
 def _spawn(command: Sequence[str], connection: socket.socket, log: Path) -> subprocess.Popen[bytes]:
@@ -108,11 +132,9 @@ class TrialProcess:
     async def close(self) -> None:
         if not self._ended:
             self._ended = True
-            self._kill()
+            _kill(self._process)
             self._writer.close()
-        # Whoever kills it has to take leave of it as well, or it stays a zombie.
-        with suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._process.wait, END_SECONDS)
+        await _ended(self._process)
 
     async def _ask(self, message: Message, timeout: float) -> Message:
         if self._ended:
@@ -168,10 +190,6 @@ class TrialProcess:
             return ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return f": {lines[-1][:300]}" if lines else ""
-
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _request(step: str, number: int, job: Job, choice: EngineChoice) -> Message:
