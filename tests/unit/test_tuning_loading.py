@@ -19,6 +19,7 @@ from offramp_server.model_spec import ModelSpec
 from offramp_server.telemetry.stats import Stats
 from offramp_server.tuning.cache import DECISION, EngineCache
 from offramp_server.tuning.engines import Engines
+from offramp_server.tuning.holds import delete_unless_held
 from offramp_server.tuning.loading import EngineLoader
 from offramp_server.tuning.trial import Trial, TrialOptions
 from offramp_server.tuning.tuner import Tuner
@@ -40,6 +41,8 @@ class FakeWorkers:
         self.refused: set[str] = set()
         # How often workers die in a load, whatever they load.
         self.deaths = 0
+        # How often nothing can be unloaded.
+        self.stuck = 0
         self.held: dict[int, str] = {}
         # Every load there was.
         self.loads: list[str] = []
@@ -67,6 +70,9 @@ class FakeWorkers:
         return LoadReport(EngineReport(choice.backend, "cpu", "fp32", 1, choice.reason), {16: 0.02})
 
     async def unload(self, handle: int) -> None:
+        if self.stuck:
+            self.stuck -= 1
+            raise LoadError("the worker does not answer")
         del self.held[handle]
 
     async def explain(self, handle: int, choice: EngineChoice) -> LoadReport:
@@ -264,3 +270,14 @@ async def test_what_was_built_is_held_until_the_last_model_that_runs_it_is_unloa
     assert artifacts.is_dir()
     await bench.loader.unload(bench.workers, second)
     assert not artifacts.exists()
+
+
+async def test_where_the_plain_engine_cannot_be_unloaded_nothing_is_kept_of_the_better_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.workers.stuck = 1
+    with pytest.raises(LoadError, match="does not answer"):
+        await bench.load()
+    assert bench.workers.loads == [PLAIN, BUILT]
+    assert bench.workers.held == {}
+    [artifacts] = bench.artifacts
+    assert delete_unless_held(artifacts)

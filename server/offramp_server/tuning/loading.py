@@ -128,7 +128,11 @@ class EngineLoader:
         except LoadError as error:
             kept = await self._engines.could_not_load(job, decision, error)
             return handle, await workers.explain(handle, kept.choice)
-        await self.unload(workers, handle)
+        try:
+            await self.unload(workers, handle)
+        except BaseException:
+            await self.unload(workers, better[0])
+            raise
         return better
 
     async def _into(self, workers: Workers, job: Job, decision: Decision) -> tuple[int, LoadReport]:
