@@ -160,3 +160,26 @@ async def test_nothing_is_held_of_what_was_tuned_ahead_nor_of_what_it_was_to_com
         assert tuned.decision.choice.label == BUILT
         assert bench.cache.held == set()
         assert bench.cache.built == {tuned.decision.choice.artifacts}
+
+
+async def test_a_load_that_is_cancelled_while_it_looks_up_what_is_remembered_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, begun, go_on = Bench(tmp_path, Script(1, 10)), asyncio.Event(), threading.Event()
+    await bench.engines.release(await bench.load(pt2_spec()))
+    loop, find = asyncio.get_running_loop(), bench.cache.find
+
+    def slowly(key: TuningKey) -> Decision | None:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait()
+        return find(key)
+
+    monkeypatch.setattr(bench.cache, "find", slowly)
+    load = asyncio.create_task(bench.load(pt2_spec()))
+    await begun.wait()
+    load.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    assert len(bench.cache.built) == 1
+    assert bench.cache.held == set()

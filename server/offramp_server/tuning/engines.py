@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
@@ -23,6 +24,7 @@ from offramp_server.tuning.choosing import because_trivial, full_batch, is_trivi
 from offramp_server.tuning.decision import Decision
 from offramp_server.tuning.disk_space import is_disk_full
 from offramp_server.tuning.key import DescribeDevice, TuningKey, library_versions, tuning_key
+from offramp_server.tuning.threads import undone_if_cancelled
 from offramp_server.tuning.trial import Job, TrialFailed
 from offramp_server.tuning.tuner import Tuner, candidates, threads_to_try
 from offramp_server.workers.engines.kind import EngineKind
@@ -171,8 +173,11 @@ class Engines:
 
     async def release(self, decision: Decision) -> None:
         """No worker holds it any more, nor will. To be called for each decision that was got here."""
-        if decision.choice.artifacts is not None:
-            await asyncio.to_thread(self._cache.release, decision.choice.artifacts)
+        await asyncio.to_thread(self._let_go, decision)
+
+    def _let_go(self, decision: Decision | None) -> None:
+        if decision is not None and decision.choice.artifacts is not None:
+            self._cache.release(decision.choice.artifacts)
 
     def close(self) -> None:
         self._cache.close()
@@ -206,7 +211,9 @@ class Engines:
 
     async def _found(self, job: Job) -> Decision | None:
         key = await self._key(job)
-        return None if key is None else await asyncio.to_thread(self._cache.find, key)
+        if key is None:
+            return None
+        return await undone_if_cancelled(functools.partial(self._cache.find, key), self._let_go)
 
     async def remembered(self, job: Job) -> Decision | None:
         found = await self._found(job)
