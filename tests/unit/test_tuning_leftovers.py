@@ -84,3 +84,21 @@ def test_what_a_killed_tuning_was_building_goes_with_the_next_that_looks_anythin
     assert found is not None
     assert found.choice.artifacts == chosen
     assert chosen.is_dir()
+
+
+def test_a_folder_that_somebody_else_deletes_meanwhile_keeps_no_other_from_going(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", "three"):
+        (temporary / f"offramp-tuning-{name}").mkdir()
+    lstat, seen = Path.lstat, list[Path]()
+
+    def vanishing(path: Path) -> os.stat_result:
+        seen.append(path)
+        if len(seen) == 1:
+            path.rmdir()
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", vanishing)
+    with temporary_folder("offramp-tuning-") as ours:
+        assert list(temporary.iterdir()) == [ours]

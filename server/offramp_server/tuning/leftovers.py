@@ -58,8 +58,9 @@ def made_and_held(holds: Holds, prefix: str, parent: Path) -> Path:
 
 def delete_leftovers(prefix: str, parent: Path) -> None:
     """Of processes of this user that did not come to delete them."""
-    with suppress(OSError):
-        for each in parent.glob(f"{prefix}*"):
+    for each in parent.glob(f"{prefix}*"):
+        # Another process may delete them as well.
+        with suppress(OSError):
             found = each.lstat()
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
                 delete_unless_held(each)
