@@ -183,6 +183,14 @@ async def test_what_the_time_is_not_enough_for_is_left_out_and_may_be_found_anot
     assert max(bench.stage.timeouts) == 20
 
 
+async def test_letting_go_of_a_candidate_takes_no_more_time_than_there_is(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {FOLDED: Script(9, 90)})
+    bench.now = lambda: 18.0 if bench.stage.steps(OTHER) else 0.0
+    await bench.tune(budget=20)
+    steps = [step for step, _ in bench.stage.happened]
+    assert bench.stage.timeouts[steps.index("unload")] == 2
+
+
 async def test_memory_that_ran_out_may_be_there_another_time(tmp_path: Path) -> None:
     bench = Bench(tmp_path, {OTHER: fails("load", TrialFailed("took 2 GB", passing=True))})
     decision = await bench.tune()

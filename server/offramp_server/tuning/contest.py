@@ -37,6 +37,8 @@ ROUNDS = 5
 LEAST_ROUNDS = 2
 # After which no further round begins.
 ROUNDS_SECONDS = 6.0
+# For letting go of a candidate, even if the budget is over: a process that can do so need not be ended.
+UNLOAD_SECONDS = 1.0
 
 
 class Builds(Protocol):
@@ -266,7 +268,7 @@ class Contest:
         trial, entrant.trial = entrant.trial, None
         if trial is not None and trial.alive:
             # What cannot even be unloaded is ended, and does not matter any more.
-            await _quietly_unloaded(trial, entrant.number, self._options.step_timeout)
+            await _quietly_unloaded(trial, entrant.number, self._unload_timeout())
 
     async def _started(self, backend: str, in_background: bool = False) -> Trial:
         log = self._options.folder / f"{backend}-{next(self._numbers)}.log"
@@ -284,6 +286,9 @@ class Contest:
         if self._time_left() <= 0:
             raise self._out_of_time("was not finished")
         return min(self._options.step_timeout, self._time_left())
+
+    def _unload_timeout(self) -> float:
+        return min(self._options.step_timeout, max(UNLOAD_SECONDS, self._time_left()))
 
     def _reject(self, label: str, error: TrialFailed) -> None:
         error = self._with_budget(error)
