@@ -6,7 +6,6 @@ server has gone. The guard is of the same process group and ends all of it, itse
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import select
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from offramp_server.machine.parent import die_with
 from offramp_server.telemetry.process import descendants, resident_bytes
 
 # On Windows nothing is tried.
@@ -23,7 +23,6 @@ if sys.platform != "win32":
     import resource
 
 SIGNAL, EXIT, MEMORY = "signal", "exit", "memory"
-_PR_SET_PDEATHSIG = 1
 _PAUSE_MS = 50
 # Looking for new processes means reading all of /proc.
 _TURNS_PER_SEARCH = 10
@@ -44,7 +43,7 @@ def guarded(replies: int, max_memory: int) -> None:
     guard = os.getpid()
     trial = os.fork()
     if trial == 0:
-        _die_with(guard)
+        die_with(guard)
         _volunteer_for_the_kernel()
         return
     _Guard(trial, replies, max_memory).stand()
@@ -91,13 +90,6 @@ class _Guard:
 def _end_everything() -> NoReturn:
     os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
-
-
-def _die_with(guard: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != guard:
-        os._exit(1)
 
 
 def _volunteer_for_the_kernel() -> None:

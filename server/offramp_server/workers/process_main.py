@@ -8,7 +8,6 @@ is gone, so that loading a model never holds up another model's requests.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import logging
 import os
@@ -19,13 +18,12 @@ import threading
 
 from offramp_server.errors import LoadError
 from offramp_server.machine.numa import parse_cpu_list
+from offramp_server.machine.parent import die_with
 from offramp_server.workers.allocator import tune_allocator
 from offramp_server.workers.compute import ComputeLoop
 from offramp_server.workers.control import ControlChannel, Message, load_report_to_wire, load_request_from_wire
 from offramp_server.workers.host import ModelHost
 from offramp_server.workers.slab import Slab
-
-PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("offramp.worker")
 
@@ -34,7 +32,8 @@ def main(arguments: list[str]) -> int:
     options = _parse(arguments)
     # The terminal's Ctrl-C goes to the front end, which drains first and then stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent(options.parent)
+    # The control socket's end tells as well, but not a process that is deep inside a kernel.
+    die_with(options.parent)
     _stay_on(options.cpus)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     tune_allocator()
@@ -55,14 +54,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--cpus", type=parse_cpu_list, default=frozenset(), help="processors to stay on, as 0-3,8")
     parser.add_argument("--gpu-memory-share", type=float, default=1.0, help="of a GPU's memory, what it may take")
     return parser.parse_args(arguments)
-
-
-def _die_with_parent(parent: int) -> None:
-    """The control socket's end tells as well, but not a process that is deep inside a kernel."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _stay_on(cpus: frozenset[int]) -> None:
