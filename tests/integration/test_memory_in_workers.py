@@ -8,18 +8,25 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from built_engines import build
+from engine_models import export_pt2, model_spec
 from eventually import PATIENCE
 from model_repository import write_spread
+from offramp_server.engine_choice import EngineChoice
+from offramp_server.model_spec import ModelSpec, WarmupSettings
 from offramp_server.repository.reader import read_model
 from offramp_server.scheduling.batch import Batch, Executor
 from offramp_server.scheduling.work import Timing, Work
 from offramp_server.workers.host import Placement
 from offramp_server.workers.process_executor import ProcessExecutor
 from open_inference.tensor import Tensor
+from torch import nn
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
 
@@ -49,14 +56,18 @@ def limit_memory(executor: ProcessExecutor, headroom: int) -> None:
 
 
 @asynccontextmanager
-async def worker(repository: Path) -> AsyncIterator[tuple[ProcessExecutor, Sink]]:
-    """One whose model needs 64 MiB for a row."""
-    write_spread(repository)
+async def worker(
+    repository: Path, spec: ModelSpec | None = None, choice: EngineChoice | None = None
+) -> AsyncIterator[tuple[ProcessExecutor, Sink]]:
+    """One whose model needs 64 MiB for a row, unless another is given."""
+    if spec is None:
+        write_spread(repository)
+        spec = read_model(repository, "spread")[0]
     sink = Sink()
     executor = ProcessExecutor("test", sink, lambda member, reason: None, PATIENCE, 0.0, 1 << 20)
     try:
         await executor.start()
-        await executor.load(1, read_model(repository, "spread")[0], Placement("cpu", 1))
+        await executor.load(1, spec, Placement("cpu", 1, choice))
         yield executor, sink
     finally:
         await executor.close()
@@ -92,3 +103,29 @@ async def test_an_item_that_does_not_fit_fails_alone_and_its_worker_goes_on(repo
         executor.submit(batch(array))
         assert (await sink.next())[0] == array.tolist()
         assert executor.process_id == process
+
+
+class Spread(nn.Module):
+    """x as it came, by way of two million numbers for each element, which Inductor does not do without."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.unsqueeze(-1) - torch.arange(1 << 21, dtype=torch.float32)
+        return torch.cummax(wide, 2).values.amax(2)
+
+
+# Inductor imports a module that still uses TorchScript.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.timeout(540)
+async def test_a_batch_that_does_not_fit_into_a_compiled_package_is_answered_in_parts_too(
+    repository: Path, tmp_path: Path
+) -> None:
+    path = export_pt2(tmp_path / "spread.pt2", Spread(), (torch.zeros(2, 4),))
+    spec = replace(model_spec(path, ["x FP32 4"], ["y FP32 4"]), warmup=WarmupSettings(iterations=0))
+    choice = build(spec, "aot-inductor", tmp_path)
+    async with worker(repository, spec, choice) as (executor, sink):
+        limit_memory(executor, 512 << 20)
+        array = np.random.default_rng(0).random((16, 4), np.float32)
+        executor.submit(batch(array))
+        answer, splits = await sink.next()
+        assert answer == array.tolist()
+        assert splits > 0

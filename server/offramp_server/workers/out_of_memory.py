@@ -17,6 +17,9 @@ _SIGNS = (
     # cudaMalloc and libraries outside torch's own allocator, which raises torch.OutOfMemoryError
     # (c10/cuda/CUDAException.cpp, aten/src/ATen/cuda/Exceptions.cpp).
     "CUDA error: out of memory",
+    # torch's allocator of CUDA, where its class is lost: packages of AOTInductor hand on the words alone
+    # (c10/cuda/CUDACachingAllocator.cpp; torch 2.13, run here on the CPU).
+    "CUDA out of memory. Tried to allocate",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     # ONNX Runtime's arena on any device (core/framework/bfc_arena.cc; run here on the CPU with 1.31, and on CUDA in
@@ -31,8 +34,8 @@ _SIGNS = (
     "DefaultAllocator::allocate: 2 (out of memory)",
     "Error Code 2: OutOfMemory",
 )
-# Packages of AOTInductor allocate through functions of C, whose failures are told by the call alone
-# (torch/headeronly/util/shim_utils.h, torch 2.13).
+# Packages of AOTInductor allocate through functions of C. torch 2.13 hands on why one failed, other releases tell the
+# call alone.
 _FAILED_ALLOCATION = re.compile(r"aoti_torch_(empty_strided|_alloc_from_pool)\w*\(.*API call failed", re.DOTALL)
 # What is said when memory runs out, and when other things go wrong too.
 _DOUBTFUL_SIGNS = (
@@ -41,8 +44,8 @@ _DOUBTFUL_SIGNS = (
     "GET was unable to find an engine to execute this computation",
     "FIND was unable to find an engine to execute this computation",
 )
-# Whatever fails inside of a package of AOTInductor: the reason is written to stderr
-# (torch/csrc/inductor/aoti_runner/model_container_runner.cpp, run here with 2.13 and a limit of memory).
+# Whatever fails inside of a package of AOTInductor, in releases that write the reason to stderr alone
+# (torch/csrc/inductor/aoti_runner/model_container_runner.cpp).
 _FAILED_PACKAGE = re.compile(r"run_func_\(.*API call failed", re.DOTALL)
 
 
