@@ -297,7 +297,7 @@ def test_whoever_builds_for_a_gpu_or_loads_there_computes_fp32_in_fp32(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    flags = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    flags: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [each.allow_tf32 for each in flags]
     try:
         for each in flags:
