@@ -50,13 +50,14 @@ class PreprocessPool:
         job = _Job(priority, next(self._sequence), call, self._loop.create_future())
         heapq.heappush(self._waiting, job)
         self._start()
+        # Not asyncio.timeout_at(), which wants a task: calls need not be any (`transport.interface.swift`).
+        expiry = None if deadline is None else self._loop.call_at(deadline, _expire, job)
         try:
-            async with asyncio.timeout_at(deadline):
-                result: T = await job.future
-                return result
-        except TimeoutError:
-            raise _too_late() from None
+            result: T = await job.future
+            return result
         finally:
+            if expiry is not None:
+                expiry.cancel()
             job.abandoned = True
             # It may stay in the heap for a while, and what the request brought must not stay with it.
             job.call = _nothing
@@ -91,6 +92,11 @@ class PreprocessPool:
             else:
                 job.future.set_exception(error)
         self._start()
+
+
+def _expire(job: _Job) -> None:
+    if not job.future.done():
+        job.future.set_exception(_too_late())
 
 
 def _nothing(stop: Stop) -> None:
