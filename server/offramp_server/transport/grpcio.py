@@ -17,13 +17,12 @@ from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from offramp_server.errors import ConfigurationError
+from offramp_server.transport.handling import failure_of, parsed, serialized
 from offramp_server.transport.interface import (
     Answer,
     CallFailed,
-    Code,
     ListenOptions,
     Method,
     Service,
@@ -134,7 +133,7 @@ def _answers_once(method: Method) -> _GrpcHandler:
     async def handle(incoming: Any, grpc_context: Any) -> bytes:
         context = _Context(grpc_context)
         try:
-            return _serialized(await handler(read(incoming), context))
+            return serialized(await handler(read(incoming), context))
         except Exception as error:
             raise await _abort(context, method, error) from error
         finally:
@@ -153,7 +152,7 @@ def _answers_stream(method: Method) -> _GrpcHandler:
             # Closed here and not by the garbage collector, so that a cancelled stream has let go of its work at once.
             async with aclosing(handler(read(incoming), context)) as answers:
                 async for answer in answers:
-                    await grpc_context.write(_serialized(answer))
+                    await grpc_context.write(serialized(answer))
         except Exception as error:
             raise await _abort(context, method, error) from error
         finally:
@@ -164,13 +163,9 @@ def _answers_stream(method: Method) -> _GrpcHandler:
 
 def _reader(method: Method) -> Callable[[Any], Any]:
     """What turns that which grpc.aio hands over into that which a handler takes."""
-    from_bytes, expected = method.parse, method.request_type
 
     def parse(data: bytes) -> Any:
-        try:
-            return from_bytes(data)
-        except DecodeError:
-            raise CallFailed(Code.INVALID_ARGUMENT, f"the message does not parse: expected {expected}") from None
+        return parsed(method, data)
 
     async def parse_each(incoming: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for data in incoming:
@@ -179,17 +174,9 @@ def _reader(method: Method) -> Callable[[Any], Any]:
     return parse_each if method.client_streaming else parse
 
 
-def _serialized(answer: Answer) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-
 async def _abort(context: _Context, method: Method, error: Exception) -> BaseException:
     """End the call with the status of `error`. Returns the exception by which grpc.aio knows that it has ended."""
-    if isinstance(error, CallFailed):
-        failure = error
-    else:
-        _logger.error("%s failed in a way that its servicer did not map", method.path, exc_info=error)
-        failure = CallFailed(Code.INTERNAL, "internal error")
+    failure = failure_of(method, error)
     try:
         await context.abort(failure)
     except Exception as ended:
