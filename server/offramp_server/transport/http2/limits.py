@@ -1,0 +1,62 @@
+"""What one connection may ask of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offramp_server.transport.http2.errors import ConnectionFailed, ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class Http2Limits:
+    """Told to the peer where the protocol has a setting for it, and kept to whether or not it listens."""
+
+    max_streams: int = 1024
+    # Decoded fields of a request, each with 32 bytes on top, as in SETTINGS_MAX_HEADER_LIST_SIZE.
+    max_header_list_bytes: int = 16 * 1024
+    # What a peer may send of a stream, and of all of them together, before it is told that there is room again.
+    stream_window: int = 1024 * 1024
+    connection_window: int = 4 * 1024 * 1024
+    # Frames that cost the server work and bring no call forward: so many at once, and so many each second.
+    nuisances_at_once: int = 4000
+    nuisances_per_second: float = 400.0
+
+    @property
+    def max_block_bytes(self) -> int:
+        """Of a compressed block. A list that is too large is decoded all the same, for the sake of the table: up to
+        here."""
+        return 4 * self.max_header_list_bytes
+
+
+class Patience:
+    """A token bucket for what only costs: resets, refused streams, empty frames, frames that mean nothing.
+
+    Not for PING and WINDOW_UPDATE: healthy clients send thousands of them. They are bounded by not being read while the
+    peer does not read the answers.
+    """
+
+    __slots__ = ("_at_once", "_left", "_now", "_per_second", "_since")
+
+    def __init__(self, at_once: int, per_second: float, now: Callable[[], float]) -> None:
+        self._at_once = at_once
+        self._per_second = per_second
+        self._now = now
+        self._left = float(at_once)
+        self._since = now()
+
+    def spend(self, reason: str) -> None:
+        """Raises ConnectionFailed when it is at an end."""
+        self._left -= 1
+        if self._left >= 0:
+            return
+        now = self._now()
+        self._left = min(self._at_once, self._left + (now - self._since) * self._per_second)
+        self._since = now
+        if self._left < 0:
+            raise ConnectionFailed(ErrorCode.ENHANCE_YOUR_CALM, f"too many {reason}")
+
+    def restore(self) -> None:
+        """A call has been answered."""
+        if self._left < self._at_once:
+            self._left += 1
