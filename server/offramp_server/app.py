@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from offramp_server.telemetry.gpu_monitor import GpuMonitor
 from offramp_server.telemetry.http import TelemetryServer
 from offramp_server.telemetry.prometheus import Exposition
 from offramp_server.transport.grpcio import GrpcioTransport
-from offramp_server.transport.interface import ListenOptions, TlsMaterial
+from offramp_server.transport.interface import ListenOptions, Service, TlsMaterial, Transport
+from offramp_server.transport.native.transport import NativeTransport
 from offramp_server.transport.tls import read_tls
 from offramp_server.workers.allocator import tune_allocator
 
@@ -97,7 +98,7 @@ class Server:
         self._tracer = tracing.connect(settings.telemetry.otlp_endpoint, settings.telemetry.trace_sample_ratio)
         rpc_settings = _rpc_settings(settings)
         services = build_services(self.core.serving, self.health, rpc_settings, log_control, self._tracer)
-        self._transport = GrpcioTransport(services, _listen_options(settings))
+        self._transport = _transport_kind(settings)(services, _listen_options(settings))
         self._gpus = GpuMonitor()
         exposition = Exposition(self.core.serving.stats, gauges_of(self.core), self._gpus.readings)
         self._http = TelemetryServer(exposition, lambda: self.core.serving.live, self._not_ready)
@@ -172,6 +173,10 @@ def _rpc_settings(settings: Settings) -> RpcSettings:
         limits=request_limits(settings),
         stream_window=settings.limits.max_stream_in_flight,
     )
+
+
+def _transport_kind(settings: Settings) -> Callable[[Iterable[Service], ListenOptions], Transport]:
+    return NativeTransport if settings.server.transport == "native" else GrpcioTransport
 
 
 def _listen_options(settings: Settings) -> ListenOptions:

@@ -36,6 +36,9 @@ class ServerSettings:
     grpc_port: _Port = 8001
     # HTTP for /metrics, /livez and /readyz; 0 takes a free port.
     http_port: _Port = 8002
+    # What speaks gRPC: "grpcio" is Google's library, "native" the server's own HTTP/2 (docs/adr/0016), which costs a
+    # fraction of the CPU for each call and is still new.
+    transport: Literal["grpcio", "native"] = "grpcio"
     # Largest gRPC message in either direction, in bytes.
     max_message_bytes: Annotated[int, between(1024, 2**31 - 1)] = 64 * 2**20
     # How long work in flight may take to finish after SIGTERM, in seconds.

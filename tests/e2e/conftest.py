@@ -11,12 +11,19 @@ from shared_models import write_shared
 SHARED_MEMORY_PREFIX = "/offramp_test_"
 
 
+@pytest.fixture(scope="session", params=["grpcio", "native"])
+def transport(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a server that speaks by it."""
+    return {"OFFRAMP_SERVER__TRANSPORT": str(request.param)}
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory, transport: dict[str, str]) -> Iterator[ServerProcess]:
     """A server with worker processes that all tests of this folder may share: who unloads or kills starts another."""
     repository = tmp_path_factory.mktemp("shared")
     write_shared(repository)
     environment = {
+        **transport,
         "OFFRAMP_SHARED_MEMORY__ENABLED": "true",
         "OFFRAMP_SHARED_MEMORY__PREFIX": SHARED_MEMORY_PREFIX,
     }
@@ -35,8 +42,8 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_server(small_repository: Path) -> Iterator[ServerProcess]:
-    """Without worker processes, and with all settings as they are by default."""
-    with serving(small_repository, ["--in-process"]) as server:
+def small_server(small_repository: Path, transport: dict[str, str]) -> Iterator[ServerProcess]:
+    """Without worker processes, and with all other settings as they are by default."""
+    with serving(small_repository, ["--in-process"], transport) as server:
         yield server
         assert server.stop() == 0

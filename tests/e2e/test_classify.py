@@ -51,13 +51,13 @@ def write_brightness(repository: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def classifiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def classifiers(tmp_path_factory: pytest.TempPathFactory, transport: dict[str, str]) -> Iterator[ServerProcess]:
     repository = tmp_path_factory.mktemp("classifiers")
     write_sentiment(repository)
     write_zero_shot(repository)
     write_brightness(repository)
     write_linear_onnx(repository / "linear" / "1" / "model.onnx")
-    with serving(repository) as server:
+    with serving(repository, environment=transport) as server:
         yield server
         assert server.stop() == 0
 

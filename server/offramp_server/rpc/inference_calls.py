@@ -24,7 +24,7 @@ from offramp_server.rpc.shared_memory import SharedMemory
 from offramp_server.rpc.status import failure_of, failure_parameters, identified
 from offramp_server.rpc.streams import answer_in_order
 from offramp_server.rpc.wire import ReceivedRequest
-from offramp_server.transport.interface import CallContext, parses
+from offramp_server.transport.interface import CallContext, parses, swift
 from offramp_server.validation import Limits
 
 _EMPTY = pb.ModelStreamInferResponse()
@@ -84,6 +84,7 @@ class InferenceCalls:
     ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name=_SERVER_NAME, version=self._server_version, extensions=self._extensions)
 
+    @swift
     @parses(wire.parse)
     async def model_infer(self, request: ReceivedRequest, context: CallContext) -> bytes:
         return await self._infer(request, context)

@@ -98,6 +98,13 @@ def parses(parse: Parse) -> Callable[[_F], _F]:
     return mark
 
 
+def swift(method: _F) -> _F:
+    """Mark a servicer's method whose coroutine does not have to run in an asyncio.Task: it uses no asyncio.timeout(),
+    no TaskGroup and no asyncio.current_task()."""
+    method.swift = True  # type: ignore[attr-defined]
+    return method
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One rpc and what answers it."""
@@ -111,6 +118,8 @@ class Method:
     client_streaming: bool
     server_streaming: bool
     handler: Handler
+    # See `swift`.
+    swift: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,7 @@ def _bind(descriptor: MethodDescriptor, servicers: tuple[object, ...]) -> Method
         client_streaming=descriptor.client_streaming,
         server_streaming=descriptor.server_streaming,
         handler=handler,
+        swift=getattr(handler, "swift", False),
     )
 
 

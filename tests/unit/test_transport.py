@@ -7,14 +7,16 @@ import datetime
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,8 +31,10 @@ from offramp_server.transport.interface import (
     ListenOptions,
     Service,
     TlsMaterial,
+    Transport,
     parses,
 )
+from offramp_server.transport.native.transport import NativeTransport
 from open_inference import grpc_predict_v2_pb2 as pb
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -38,9 +42,20 @@ PREFIX = "/inference.GRPCInferenceService/"
 LOOPBACK = ListenOptions("127.0.0.1", 0)
 
 
+TRANSPORTS: Mapping[str, Callable[[Iterable[Service], ListenOptions], Transport]] = {
+    "grpcio": GrpcioTransport,
+    "native": NativeTransport,
+}
+
+
+@pytest.fixture(params=list(TRANSPORTS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @asynccontextmanager
-async def serving(*servicers: object, listen: ListenOptions = LOOPBACK) -> AsyncIterator[str]:
-    transport = GrpcioTransport([Service.of(DESCRIPTOR, *servicers)], listen)
+async def serving(kind: str, *servicers: object, listen: ListenOptions = LOOPBACK) -> AsyncIterator[str]:
+    transport = TRANSPORTS[kind]([Service.of(DESCRIPTOR, *servicers)], listen)
     port = await transport.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -132,40 +147,40 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def test_a_port_that_is_taken_is_refused_with_the_reason() -> None:
+async def test_a_port_that_is_taken_is_refused_with_the_reason(kind: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
 
         with pytest.raises(ConfigurationError, match=rf"cannot listen on 127.0.0.1:{port}: Address already in use"):
-            await GrpcioTransport([], ListenOptions("127.0.0.1", port)).start()
+            await TRANSPORTS[kind]([], ListenOptions("127.0.0.1", port)).start()
 
 
-async def test_two_servers_never_share_a_port() -> None:
-    async with serving(Live()) as address:
+async def test_two_servers_never_share_a_port(kind: str) -> None:
+    async with serving(kind, Live()) as address:
         port = int(address.rpartition(":")[2])
 
         with pytest.raises(ConfigurationError, match="cannot listen"):
-            await GrpcioTransport([], ListenOptions("127.0.0.1", port)).start()
+            await TRANSPORTS[kind]([], ListenOptions("127.0.0.1", port)).start()
 
 
-async def test_an_address_of_another_machine_is_refused() -> None:
+async def test_an_address_of_another_machine_is_refused(kind: str) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot listen on 203\.0\.113\.7:0: "):
-        await GrpcioTransport([], ListenOptions("203.0.113.7", 0)).start()
+        await TRANSPORTS[kind]([], ListenOptions("203.0.113.7", 0)).start()
 
 
-async def test_it_listens_on_ipv6() -> None:
-    transport = GrpcioTransport([Service.of(DESCRIPTOR, Live())], ListenOptions("::1", 0))
+async def test_it_listens_on_ipv6(kind: str) -> None:
+    transport = TRANSPORTS[kind]([Service.of(DESCRIPTOR, Live())], ListenOptions("::1", 0))
     port = await transport.start()
     async with grpc.aio.insecure_channel(f"[::1]:{port}") as channel:
         assert (await server_live(channel)(pb.ServerLiveRequest())).live
     await transport.stop(0)
 
 
-async def test_a_call_carries_deadline_metadata_and_trailers() -> None:
+async def test_a_call_carries_deadline_metadata_and_trailers(kind: str) -> None:
     servicer = Live()
-    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, servicer) as address, grpc.aio.insecure_channel(address) as channel:
         before = asyncio.get_running_loop().time()
         call = server_live(channel)(
             pb.ServerLiveRequest(), timeout=60, metadata=(("key", "value"), ("data-bin", b"\x00\xff"))
@@ -183,26 +198,26 @@ async def test_a_call_carries_deadline_metadata_and_trailers() -> None:
     assert (trailing["one"], trailing["two"]) == ("1", "2")
 
 
-async def test_a_call_without_a_deadline_has_none() -> None:
+async def test_a_call_without_a_deadline_has_none(kind: str) -> None:
     servicer = Live()
-    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, servicer) as address, grpc.aio.insecure_channel(address) as channel:
         await server_live(channel)(pb.ServerLiveRequest())
 
         assert servicer.seen[0].deadline is None
 
 
-async def test_a_context_that_outlives_its_call_says_so_instead_of_crashing() -> None:
+async def test_a_context_of_grpcio_that_outlives_its_call_says_so_instead_of_crashing() -> None:
     servicer = Live()
-    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving("grpcio", servicer) as address, grpc.aio.insecure_channel(address) as channel:
         await server_live(channel)(pb.ServerLiveRequest())
 
         with pytest.raises(RuntimeError, match="the call is over"):
             _ = servicer.contexts[0].peer
 
 
-async def test_a_failed_call_has_its_code_message_and_trailers() -> None:
+async def test_a_failed_call_has_its_code_message_and_trailers(kind: str) -> None:
     servicer = Live(CallFailed(Code.RESOURCE_EXHAUSTED, "trop chargé", {"hint": "7"}))
-    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, servicer) as address, grpc.aio.insecure_channel(address) as channel:
         error = await failure(server_live(channel)(pb.ServerLiveRequest()))
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -210,8 +225,8 @@ async def test_a_failed_call_has_its_code_message_and_trailers() -> None:
     assert {("one", "1"), ("hint", "7")} <= set(error.trailing_metadata())
 
 
-async def test_an_error_that_nobody_mapped_reveals_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(Live(ValueError("secret"))) as address, grpc.aio.insecure_channel(address) as channel:
+async def test_an_error_that_nobody_mapped_reveals_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(kind, Live(ValueError("secret"))) as address, grpc.aio.insecure_channel(address) as channel:
         error = await failure(server_live(channel)(pb.ServerLiveRequest()))
 
     assert error.code() is grpc.StatusCode.INTERNAL
@@ -219,9 +234,11 @@ async def test_an_error_that_nobody_mapped_reveals_nothing(caplog: pytest.LogCap
     assert "secret" in caplog.text
 
 
-async def test_failures_that_come_as_the_call_ends_are_not_logged_as_errors(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failures_that_come_as_the_call_ends_are_not_logged_as_errors(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     # Which of the two comes first is up to gRPC's threads, so there have to be many calls.
-    async with serving(TooLate()) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, TooLate()) as address, grpc.aio.insecure_channel(address) as channel:
         for _ in range(10):
             calls = (server_live(channel)(pb.ServerLiveRequest(), timeout=0.02 + n * 1e-4) for n in range(50))
             ends = await asyncio.gather(*map(failure, calls))
@@ -230,8 +247,8 @@ async def test_failures_that_come_as_the_call_ends_are_not_logged_as_errors(capl
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-async def test_an_rpc_that_no_servicer_has_is_unimplemented() -> None:
-    async with serving(Live()) as address, grpc.aio.insecure_channel(address) as channel:
+async def test_an_rpc_that_no_servicer_has_is_unimplemented(kind: str) -> None:
+    async with serving(kind, Live()) as address, grpc.aio.insecure_channel(address) as channel:
         ready = channel.unary_unary(PREFIX + "ServerReady", response_deserializer=pb.ServerReadyResponse.FromString)
         unary = await failure(ready(b""))
         call = stream_infer(channel)(iter([pb.ModelInferRequest()]))
@@ -242,8 +259,8 @@ async def test_an_rpc_that_no_servicer_has_is_unimplemented() -> None:
     assert unary.details() == "/inference.GRPCInferenceService/ServerReady is not implemented by this server"
 
 
-async def test_a_message_that_does_not_parse_is_the_callers_error() -> None:
-    async with serving(Live(), StreamOnly()) as address, grpc.aio.insecure_channel(address) as channel:
+async def test_a_message_that_does_not_parse_is_the_callers_error(kind: str) -> None:
+    async with serving(kind, Live(), StreamOnly()) as address, grpc.aio.insecure_channel(address) as channel:
         unary = await failure(channel.unary_unary(PREFIX + "ServerLive")(b"\xff\xff\xff"))
         call = channel.stream_stream(PREFIX + "ModelStreamInfer")(iter([b"\xff\xff\xff"]))
         stream = await failure(anext(aiter(call)))
@@ -268,31 +285,31 @@ class Backwards:
         return request
 
 
-async def test_a_method_may_read_and_write_bytes_by_itself() -> None:
-    async with serving(Backwards()) as address, grpc.aio.insecure_channel(address) as channel:
+async def test_a_method_may_read_and_write_bytes_by_itself(kind: str) -> None:
+    async with serving(kind, Backwards()) as address, grpc.aio.insecure_channel(address) as channel:
         assert await channel.unary_unary(PREFIX + "ModelInfer")(b"abc") == b"cba"
 
 
-async def test_messages_over_the_limit_are_refused_and_the_connection_lives() -> None:
+async def test_messages_over_the_limit_are_refused_and_the_connection_lives(kind: str) -> None:
     listen = ListenOptions("127.0.0.1", 0, max_message_bytes=1000)
-    async with serving(Backwards(), listen=listen) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, Backwards(), listen=listen) as address, grpc.aio.insecure_channel(address) as channel:
         infer = channel.unary_unary(PREFIX + "ModelInfer")
         error = await failure(infer(bytes(1001)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await infer(bytes(1000)) == bytes(1000)
 
 
-async def test_metadata_over_the_limit_is_refused() -> None:
+async def test_metadata_over_the_limit_is_refused(kind: str) -> None:
     listen = ListenOptions("127.0.0.1", 0, max_metadata_bytes=4096)
-    async with serving(Live(), listen=listen) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, Live(), listen=listen) as address, grpc.aio.insecure_channel(address) as channel:
         error = await failure(server_live(channel)(pb.ServerLiveRequest(), metadata=(("k", "v" * 5000),)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await server_live(channel)(pb.ServerLiveRequest(), metadata=(("k", "v" * 1000),))).live
 
 
-async def test_a_client_that_cancels_cancels_the_handler() -> None:
+async def test_a_client_that_cancels_cancels_the_handler(kind: str) -> None:
     servicer = Slow()
-    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, servicer) as address, grpc.aio.insecure_channel(address) as channel:
         call = server_live(channel)(pb.ServerLiveRequest())
         await servicer.started.wait()
         call.cancel()
@@ -300,9 +317,9 @@ async def test_a_client_that_cancels_cancels_the_handler() -> None:
         await asyncio.wait_for(servicer.ended.wait(), PATIENCE)
 
 
-async def test_a_client_that_leaves_a_stream_closes_the_handler() -> None:
+async def test_a_client_that_leaves_a_stream_closes_the_handler(kind: str) -> None:
     servicer = Slow()
-    async with serving(servicer) as address, grpc.aio.insecure_channel(address) as channel:
+    async with serving(kind, servicer) as address, grpc.aio.insecure_channel(address) as channel:
         call = stream_infer(channel)()
         await call.write(pb.ModelInferRequest(id="7"))
         assert (await call.read()).infer_response.id == "7"
@@ -311,9 +328,9 @@ async def test_a_client_that_leaves_a_stream_closes_the_handler() -> None:
         await asyncio.wait_for(servicer.ended.wait(), PATIENCE)
 
 
-async def test_stopping_lets_a_call_end_and_takes_no_new_one() -> None:
+async def test_stopping_lets_a_call_end_and_takes_no_new_one(kind: str) -> None:
     servicer = Slow()
-    transport = GrpcioTransport([Service.of(DESCRIPTOR, servicer)], LOOPBACK)
+    transport = TRANSPORTS[kind]([Service.of(DESCRIPTOR, servicer)], LOOPBACK)
     port = await transport.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = server_live(channel)(pb.ServerLiveRequest())
@@ -329,9 +346,9 @@ async def test_stopping_lets_a_call_end_and_takes_no_new_one() -> None:
     assert late.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
-async def test_stopping_cancels_what_outlives_the_grace() -> None:
+async def test_stopping_cancels_what_outlives_the_grace(kind: str) -> None:
     servicer = Slow()
-    transport = GrpcioTransport([Service.of(DESCRIPTOR, servicer)], LOOPBACK)
+    transport = TRANSPORTS[kind]([Service.of(DESCRIPTOR, servicer)], LOOPBACK)
     port = await transport.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = server_live(channel)(pb.ServerLiveRequest())
@@ -389,11 +406,11 @@ def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-async def test_tls_serves_clients_that_trust_the_certificate() -> None:
+async def test_tls_serves_clients_that_trust_the_certificate(kind: str) -> None:
     authority = Authority("ours")
     certificate, key = authority.issue("server")
     listen = ListenOptions("127.0.0.1", 0, tls=TlsMaterial(certificate, key))
-    async with serving(Live(), listen=listen) as address:
+    async with serving(kind, Live(), listen=listen) as address:
         trusting = grpc.ssl_channel_credentials(authority.pem)
         async with grpc.aio.secure_channel(address, trusting) as channel:
             assert (await server_live(channel)(pb.ServerLiveRequest())).live
@@ -403,12 +420,12 @@ async def test_tls_serves_clients_that_trust_the_certificate() -> None:
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_mutual_tls_knows_its_clients_and_refuses_strangers() -> None:
+async def test_mutual_tls_knows_its_clients_and_refuses_strangers(kind: str) -> None:
     authority, stranger = Authority("ours"), Authority("theirs")
     certificate, key = authority.issue("server")
     servicer = Live()
     tls = TlsMaterial(certificate, key, client_ca=authority.pem)
-    async with serving(servicer, listen=ListenOptions("127.0.0.1", 0, tls=tls)) as address:
+    async with serving(kind, servicer, listen=ListenOptions("127.0.0.1", 0, tls=tls)) as address:
         async with grpc.aio.secure_channel(address, _credentials(authority.pem, authority.issue("alice"))) as channel:
             await server_live(channel)(pb.ServerLiveRequest())
         assert [seen.identity for seen in servicer.seen] == ["alice"]
@@ -425,6 +442,60 @@ def _credentials(authority: bytes, issued: tuple[bytes, bytes]) -> Any:
     return grpc.ssl_channel_credentials(authority, private_key=issued[1], certificate_chain=issued[0])
 
 
-async def test_a_certificate_that_cannot_be_used_is_a_configuration_error() -> None:
+async def test_a_certificate_that_cannot_be_used_is_a_configuration_error(kind: str) -> None:
     with pytest.raises(ConfigurationError, match="certificate"):
-        await GrpcioTransport([], ListenOptions("127.0.0.1", 0, tls=TlsMaterial(b"no", b"no"))).start()
+        await TRANSPORTS[kind]([], ListenOptions("127.0.0.1", 0, tls=TlsMaterial(b"no", b"no"))).start()
+
+
+async def test_the_native_transport_listens_on_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "offramp.sock"
+    listen = ListenOptions(f"unix:{path}", 0)
+    transport = NativeTransport([Service.of(DESCRIPTOR, Live())], listen)
+    await transport.start()
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        assert (await server_live(channel)(pb.ServerLiveRequest())).live
+        other = NativeTransport([], listen)
+        with pytest.raises(ConfigurationError, match="Address already in use"):
+            await other.start()
+        # It has not taken the path away from the one that has it.
+        await other.stop(0)
+        assert (await server_live(channel)(pb.ServerLiveRequest())).live
+    await transport.stop(0)
+    assert not path.exists()
+
+
+async def test_an_address_that_stands_for_all_takes_ipv4_as_well(kind: str) -> None:
+    transport = TRANSPORTS[kind]([Service.of(DESCRIPTOR, Live())], ListenOptions("::", 0))
+    port = await transport.start()
+    for address in (f"127.0.0.1:{port}", f"[::1]:{port}"):
+        async with grpc.aio.insecure_channel(address) as channel:
+            assert (await server_live(channel)(pb.ServerLiveRequest())).live
+    await transport.stop(0)
+
+
+def test_large_messages_both_ways_over_tls_on_the_loop_that_serves() -> None:
+    """uvloop, which a server runs on, pauses writers and makes records of TLS by itself."""
+    authority = Authority("ours")
+    certificate, key = authority.issue("server")
+    message = bytes(range(256)) * 40_000
+
+    async def call_in_a_thread() -> None:
+        transport = NativeTransport(
+            [Service.of(DESCRIPTOR, Backwards())], ListenOptions("127.0.0.1", 0, tls=TlsMaterial(certificate, key))
+        )
+        port = await transport.start()
+
+        def call() -> None:
+            options = [("grpc.max_receive_message_length", -1)]
+            credentials = grpc.ssl_channel_credentials(authority.pem)
+            with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+                infer = channel.unary_unary(PREFIX + "ModelInfer")
+                calls = [infer.future(message, timeout=PATIENCE) for _ in range(4)]
+                assert [each.result() for each in calls] == [message[::-1]] * 4
+                assert infer(b"abc", timeout=PATIENCE) == b"cba"
+
+        await asyncio.to_thread(call)
+        await transport.stop(1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(call_in_a_thread())
