@@ -24,6 +24,7 @@ from benchmarks.harness.open_loop import OpenPlan
 from benchmarks.harness.report import Run, to_json, to_markdown
 from benchmarks.harness.workloads import FASHION_TEACHER, MODELS, SUFFIXES, TORCH_EAGER, Workload, load_workloads
 from benchmarks.servers.catalogue import EQUAL, PEERS, RECOMMENDED, own_servers, peers
+from benchmarks.servers.offramp import GRPCIO, NATIVE
 
 QUICK_WORKLOADS = ("identity", "student")
 QUICK_ROUNDS, FULL_ROUNDS = 3, 5
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(given)
     try:
         generator = choose_load_generator(options.client)
-        own = own_servers(options.settings, options.engine)
+        own = own_servers(options.settings, options.engine, options.transports)
         others = peers(options.peers, options.settings, options.engine)
         workloads = chosen_workloads(options)
     except (LoadError, ValueError, FileNotFoundError) as error:
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--peers", type=words, default=[], help=f"comma-separated: {','.join(PEERS[EQUAL])}")
     result.add_argument("--engine", choices=list(SUFFIXES), default=TORCH_EAGER, help="default %(default)s")
     result.add_argument("--settings", choices=[EQUAL, RECOMMENDED], default=EQUAL, help="default %(default)s")
+    result.add_argument("--transports", type=words, default=[GRPCIO], help=f"of Offramp: {GRPCIO},{NATIVE}")
     result.add_argument("--repository", type=Path, help=f"has {FASHION_TEACHER}, which is measured too then")
     result.add_argument("--workloads", type=words, help=f"comma-separated: {','.join((*MODELS, FASHION_TEACHER))}")
     result.add_argument("--concurrency", type=numbers, default=[1, 8, 32], help="calls in flight, e.g. 1,8,32")

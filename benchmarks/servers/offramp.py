@@ -18,6 +18,7 @@ from benchmarks.servers.peer import ENGINE_VERSIONS
 
 IN_PROCESS, WORKER = "Offramp, in-process", "Offramp, worker process"
 AUTO = "auto"
+GRPCIO, NATIVE = "grpcio", "native"
 TUNING_BUDGET_S = 300
 ENGINE_SETTINGS = """
 [engine]
@@ -31,19 +32,22 @@ threads = 1
 class Offramp(Server):
     """`offramp serve` with `mode` "process" or "in-process" ([workers] mode in its configuration).
 
-    `engine` "auto" leaves the engine, its threads and its instances to Offramp.
+    `transport` is [server] transport. `engine` "auto" leaves the engine, its threads and its instances to Offramp.
     """
 
     # "auto" builds and times every engine at its first start.
     start_timeout_s = 1200.0
 
-    def __init__(self, engine: str, mode: str, note: str) -> None:
+    def __init__(self, engine: str, mode: str, note: str, transport: str = GRPCIO) -> None:
         super().__init__()
         self.name = IN_PROCESS if mode == "in-process" else WORKER
+        if transport != GRPCIO:
+            self.name += f", {transport} transport"
         self.note = note
         self.engine = engine
         self.compute_threads = None if engine == AUTO else 1
         self._mode = mode
+        self._transport = transport
 
     def install(self) -> None:
         require(project_environment(), "offramp")
@@ -57,7 +61,8 @@ class Offramp(Server):
         for workload in workloads:
             write_model(workload, self.engine, repository / workload.model)
         config = directory / "config.toml"
-        config.write_text(f'[workers]\nmode = "{self._mode}"\n' + (tuning() if self.engine == AUTO else ""))
+        settings = f'[server]\ntransport = "{self._transport}"\n[workers]\nmode = "{self._mode}"\n'
+        config.write_text(settings + (tuning() if self.engine == AUTO else ""))
         executable = project_environment().root / "bin" / "offramp"
         options: list[str | Path] = [
             "--model-repository",
