@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from offramp_server.transport.http2 import frames
 from offramp_server.transport.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
+from offramp_server.transport.http2.head_cache import HeadCache
 from offramp_server.transport.http2.hpack import (
     DEFAULT_TABLE_BYTES,
     Field,
@@ -26,8 +27,6 @@ from offramp_server.transport.http2.stream import Payload, Receiver, Stream
 
 # Below this a copy costs less than a view.
 _SMALL = 4096
-# Blocks whose meaning is kept, and how large they may be. Most clients send the same few again and again.
-_KEPT_HEADS, _KEPT_HEAD_BYTES = 16, 1024
 # Streams that ended here first, of which data may be under way.
 _KEPT_ENDED = 256
 # There are six; who sends more wants something else.
@@ -81,8 +80,7 @@ class Engine(Generic[H]):
         self._read_head = read_head
         self._limits = limits
         self._decoder = HeaderDecoder(codes, limits.max_header_list_bytes)
-        self._heads: dict[bytes, H] = {}
-        self._heads_of = 0
+        self._heads = HeadCache[H]()
         self._patience = Patience(limits.nuisances_at_once, limits.nuisances_per_second, now)
         self._now = now
         # What may still come of streams that ended here before the peer had ended them. In bytes, by number.
@@ -236,7 +234,7 @@ class Engine(Generic[H]):
             self._on_block(number, bytes(block), ended)
 
     def _on_block(self, number: int, block: bytes, ended: bool) -> None:
-        known = self._known_head(block)
+        known = self._heads.find(block, self._decoder.changes)
         fields = None if known is not None else self._decoded(block)
         if number <= self.last_stream:
             self._on_trailers(number, ended)
@@ -248,7 +246,8 @@ class Engine(Generic[H]):
         if len(self.streams) >= self._limits.max_streams:
             raise StreamFailed(ErrorCode.REFUSED_STREAM, "too many streams")
         if known is None and fields is not None:
-            known = self._new_head(block, fields)
+            known = self._read_head(fields)
+            self._heads.keep(block, known, self._decoder.changes)
         self._begin(number, known, ended)
 
     def _begin(self, number: int, head: H | None, ended: bool) -> None:
@@ -263,26 +262,11 @@ class Engine(Generic[H]):
         if ended and stream.receiver is not None:
             stream.receiver.on_data(b"", ended=True)
 
-    def _known_head(self, block: bytes) -> H | None:
-        return self._heads.get(block) if self._heads_of == self._decoder.changes else None
-
     def _decoded(self, block: bytes) -> list[Field] | None:
         try:
             return self._decoder.decode(block)
         except HpackError as error:
             raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from error
-
-    def _new_head(self, block: bytes, fields: list[Field]) -> H:
-        head = self._read_head(fields)
-        if self._heads_of != self._decoder.changes:
-            # What was kept may have meant entries that have moved, and so may this one if it added some.
-            self._heads.clear()
-            self._heads_of = self._decoder.changes
-        elif len(block) <= _KEPT_HEAD_BYTES:
-            if len(self._heads) >= _KEPT_HEADS:
-                self._heads.clear()
-            self._heads[block] = head
-        return head
 
     def _on_trailers(self, number: int, ended: bool) -> None:
         """A second block of a request, of which only the end counts in gRPC."""

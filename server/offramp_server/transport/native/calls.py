@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
@@ -24,18 +23,18 @@ from offramp_server.transport.native.metadata import (
     failure_trailers,
     ok_trailers,
 )
+from offramp_server.transport.native.requests import Requests
 
 # Up to here a prefix and its message are copied together into one frame.
 _ONE_FRAME = 16_000
 # A client that compresses gets answers of these sizes compressed. Larger ones would keep everybody else waiting.
 _LEAST_COMPRESSED, _MOST_COMPRESSED = 1024, 64 * 1024
-# What a message takes beyond its bytes.
-_MESSAGE_BYTES = 64
-# What a handler that streams may be ahead of its client, and a client of a handler that reads a stream.
+# What a handler that streams may be ahead of its client.
 _SEND_AHEAD = 64 * 1024
-_READ_AHEAD = 64 * 1024
 # How long a client that streams may take to its first message.
 _FIRST_MESSAGE_SECONDS = 0.1
+
+_CUT_OFF = CallFailed(Code.UNAVAILABLE, "the server is shutting down")
 
 
 class Host(Protocol):
@@ -395,59 +394,3 @@ class Call:
         if not self._over:
             self._reserve()
             self._host.engine.credit(self._stream, size)
-
-
-class Requests(AsyncIterator[Any]):
-    """The messages of a stream, for its handler."""
-
-    def __init__(self, call: Call) -> None:
-        self.unread_bytes = 0
-        self._call = call
-        self._messages: deque[bytes] = deque()
-        # What the client has not been told that there is room for again.
-        self._owed = 0
-        self._ended = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def add(self, message: bytes) -> None:
-        self._messages.append(message)
-        self.unread_bytes += len(message) + _MESSAGE_BYTES
-        self._wake()
-
-    def drop(self) -> None:
-        """Nobody is to read them any more."""
-        self._messages.clear()
-        self._ended = True
-        self._wake()
-
-    def end(self) -> None:
-        self._ended = True
-        self._wake()
-
-    def on_taken(self, size: int) -> None:
-        """So much has come. While a message is incomplete there is always room for the rest of it."""
-        self._owed += size
-        self._settle()
-
-    def _settle(self) -> None:
-        if self.unread_bytes <= _READ_AHEAD and self._owed:
-            owed, self._owed = self._owed, 0
-            self._call.give_back(owed)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def __anext__(self) -> Any:
-        while not self._messages:
-            if self._ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        message = self._messages.popleft()
-        self.unread_bytes -= len(message) + _MESSAGE_BYTES
-        self._settle()
-        return self._call.parse(message)
-
-
-_CUT_OFF = CallFailed(Code.UNAVAILABLE, "the server is shutting down")
