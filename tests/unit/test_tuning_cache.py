@@ -82,6 +82,29 @@ def test_a_decision_that_was_spoilt_is_none_and_the_log_says_so(
     assert "cannot be used, the model is tuned again" in caplog.text
 
 
+@pytest.mark.parametrize("spoil", [lambda data: data[:-1] + b"?", lambda data: data[:-1], lambda data: data + b"!"])
+def test_what_was_built_and_has_changed_since_is_not_loaded(
+    folder: Path, spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = remembered(folder)
+    [artifacts] = (each for each in file.parent.iterdir() if each.is_dir())
+    package = artifacts / "package.so"
+    package.write_bytes(spoil(package.read_bytes()))
+    assert EngineCache(folder).find(KEY) is None
+    assert "package.so is not what was built" in caplog.text
+
+
+def test_what_an_engine_writes_when_it_loads_may_change(folder: Path) -> None:
+    cache = EngineCache(folder)
+    artifacts = cache.new_artifacts(KEY, "onnxruntime")
+    engine = artifacts / "TensorrtExecutionProvider_graph.engine"
+    engine.write_bytes(b"first")
+    cache.remember(KEY, decision(artifacts))
+    engine.write_bytes(b"second")
+    (artifacts / "another").write_bytes(b"later")
+    assert cache.find(KEY) is not None
+
+
 def test_a_decision_whose_artifacts_are_gone_is_none(folder: Path) -> None:
     file = remembered(folder)
     [artifacts] = (each for each in file.parent.iterdir() if each.is_dir())

@@ -28,6 +28,7 @@ from typing import Any
 from offramp_server.engine_choice import EngineChoice
 from offramp_server.errors import ConfigurationError
 from offramp_server.tuning.decision import Decision, Measurement
+from offramp_server.tuning.digests import demand_unchanged, digests_of
 from offramp_server.tuning.eviction import entries, evict, used_now
 from offramp_server.tuning.holds import Holds, unheld
 from offramp_server.tuning.key import TuningKey
@@ -252,7 +253,8 @@ def _problem(found: os.stat_result) -> str:
 def _write(folder: Path, key: TuningKey, decision: Decision) -> None:
     artifacts = decision.choice.artifacts
     choice = asdict(decision.choice) | {"artifacts": None if artifacts is None else artifacts.name}
-    content = {"key": key.facts, **asdict(decision), "choice": choice}
+    digests = {} if artifacts is None else digests_of(artifacts)
+    content = {"key": key.facts, **asdict(decision), "choice": choice, "digests": digests}
     del content["remembered"]
     descriptor, partial = tempfile.mkstemp(prefix=DECISION, dir=folder)
     try:
@@ -273,10 +275,12 @@ def _read(folder: Path, key: TuningKey) -> Decision:
     if content["key"] != key.facts:
         raise ValueError("it was written for something else")
     choice = content["choice"]
-    name = choice["artifacts"]
+    artifacts = None if choice["artifacts"] is None else _artifacts(folder, choice["artifacts"])
+    if artifacts is not None:
+        demand_unchanged(artifacts, content["digests"])
     by_threads = {int(threads): Measurement(**each) for threads, each in content["by_threads"].items()}
     return Decision(
-        EngineChoice(**(choice | {"artifacts": None if name is None else _artifacts(folder, name)})),
+        EngineChoice(**(choice | {"artifacts": artifacts})),
         {label: Measurement(**each) for label, each in content["measurements"].items()},
         by_threads,
         bool(content["complete"]),
