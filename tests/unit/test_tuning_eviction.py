@@ -76,7 +76,8 @@ def test_what_cannot_be_deleted_keeps_nothing_else_from_going(
     monkeypatch.setattr(Path, "unlink", forbidden)
     remember(cache, KEYS[2])
     assert [cache.find(key) is not None for key in KEYS] == [True, False, True]
-    assert caplog.text == ""
+    assert "could not be kept" not in caplog.text
+    assert f"longest ago is deleted ({tmp_path / KEYS[1].digest})" in caplog.text
 
 
 def test_a_decision_that_was_written_is_not_said_to_be_lost_when_nothing_can_be_evicted(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from offramp_server.tuning.holds import delete_unless_held, unheld
+
+log = logging.getLogger("offramp.engines")
 
 # Of a key. Whatever else lies in the folder is not the cache's.
 _ENTRY = re.compile(r"[0-9a-f]{40}")
@@ -35,6 +38,10 @@ def evict(root: Path, max_bytes: int, decision: str, keep: Path) -> None:
             return
         if entry != keep and _deleted(entry, decision):
             excess -= sizes[entry]
+            log.warning(
+                "engines.max_cache_bytes is %d: what was built for another model and used longest ago is deleted (%s)",
+                *(max_bytes, entry),
+            )
 
 
 def _deleted(entry: Path, decision: str) -> bool:
