@@ -107,6 +107,18 @@ def test_an_engine_that_model_toml_names_and_that_cannot_run_is_told_and_is_exit
     assert "openvino, asked for by model.toml" in capsys.readouterr().out
 
 
+def test_a_model_that_cannot_be_read_is_told_and_the_others_are_tuned(
+    repository: Path, tune: Tune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_spin(repository)
+    write_spin(repository, "wrong", config="[engine]\nbackends = 1\n")
+    assert tune("onnxruntime ms=1; openvino ms=2") == 1
+    printed = capsys.readouterr()
+    assert "spin version 1 on cpu" in printed.out
+    assert "left out: " in printed.err
+    assert "backends" in printed.err
+
+
 def test_a_disk_that_is_full_is_exit_code_1_and_no_verdict_on_the_engine(
     repository: Path, tune: Tune, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -65,14 +65,16 @@ def run(options: argparse.Namespace) -> int:
     settings = load_settings(options.config).engines
     with needs_extra("server", "offramp tune"):
         from offramp_server.repository.reader import check_repository
-        from offramp_server.tuning.ahead import Wanted, model_names, read_models
+        from offramp_server.tuning.ahead import Wanted, model_names, read_what_can_be
 
     check_repository(options.repository)
-    specs = read_models(options.repository, options.model or model_names(options.repository))
+    specs, problems = read_what_can_be(options.repository, options.model or model_names(options.repository))
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
     found = asyncio.run(_tune(specs, settings, Wanted(options.budget, options.again), options.json))
     if options.json:
         print(json.dumps([_as_json(each) for each in found], indent=2))
-    return 1 if any(each.decision is None or each.decision.disk_full for each in found) else 0
+    return 1 if problems or any(each.decision is None or each.decision.disk_full for each in found) else 0
 
 
 async def _tune(specs: list[ModelSpec], settings: TuningSettings, wanted: Wanted, quiet: bool) -> list[Tuned]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offramp_server.errors import LoadError
+from offramp_server.errors import ConfigurationError, LoadError
 from offramp_server.machine.plan import Topology
 from offramp_server.model_spec import ModelSpec
 from offramp_server.repository.layout import folder_names, is_route
@@ -50,6 +50,18 @@ def model_names(repository: Path) -> list[str]:
 def read_models(repository: Path, names: Sequence[str]) -> list[ModelSpec]:
     """Every version that would be served. Raises NotFound, ConfigurationError or LoadError."""
     return [spec for name in names for spec in read_model(repository, name)]
+
+
+def read_what_can_be(repository: Path, names: Sequence[str]) -> tuple[list[ModelSpec], list[str]]:
+    """The same of the models that can be read, and what is wrong with the others. Raises NotFound."""
+    specs: list[ModelSpec] = []
+    problems = []
+    for name in names:
+        try:
+            specs += read_model(repository, name)
+        except (ConfigurationError, LoadError) as error:
+            problems.append(str(error))
+    return specs, problems
 
 
 async def tune_ahead(
