@@ -259,6 +259,8 @@ async def test_a_model_s_default_timeout_is_for_callers_and_not_for_audits(
             [asked] = lane.entered - {audit}
             assert asked.deadline is not None
             caller.cancel()
+        # With it what was held back goes on.
+        await ask(core, HARD)
 
 
 async def test_a_request_that_fails_behind_the_first_stage_leaves_a_gap(
