@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from typing import Any
 
+from eventually import PATIENCE
 from hpack import Decoder, Encoder
 from http2_peer import REQUEST, Frame, data, read_frames
 from offramp_server.transport.http2 import frames
@@ -153,10 +154,11 @@ class Client:
         return list(read_frames(written))
 
     async def answer(self, number: int) -> tuple[dict[str, str], bytes]:
-        """Every field, and the data without prefixes' meaning. Waits until the stream has ended."""
+        """Every field, and the data with its prefixes. Waits until the stream has ended."""
         fields: dict[str, str] = {}
         body = b""
-        while True:
+        until = self.connection.loop.time() + PATIENCE
+        while self.connection.loop.time() < until:
             await settle()
             for frame in self.hear():
                 if frame.kind == frames.HEADERS:
@@ -167,6 +169,7 @@ class Client:
                             return fields, body
                 elif frame.kind == frames.DATA and frame.stream == number:
                     body += frame.payload
+        raise AssertionError(f"the stream {number} was not answered")
 
     async def status(self, number: int) -> Code:
         return Code(int((await self.answer(number))[0]["grpc-status"]))
