@@ -41,7 +41,7 @@ CALLERS = 8
 READY_SECONDS, STOP_SECONDS = 300.0, 60.0
 HEADER = ("model", "engine", "accuracy", "agreement", "p50 ms", "p99 ms", "requests/s", "bytes")
 # Seconds that the server may spend on choosing the engine of a model at its first start.
-TUNING_SECONDS = "8"
+TUNING_SECONDS = "15"
 # One network in parts, which only its route runs.
 STAGES = "fashion-exits"
 # What answers a request: models by themselves, and routes.
