@@ -1,1 +1,1 @@
-"""What the server and the compression library both need, and that knows nothing of either."""
+"""What the packages beside it need together, and that knows nothing of any of them."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.engine import Engine
-from offramp_server.transport.http2.errors import ErrorCode
-from offramp_server.transport.http2.hpack import Field, HuffmanCodes
-from offramp_server.transport.http2.limits import Http2Limits
-from offramp_server.transport.http2.stream import Payload, Stream
+from offramp_common.http2 import frames
+from offramp_common.http2.engine import Engine
+from offramp_common.http2.errors import ErrorCode
+from offramp_common.http2.hpack import Field, HuffmanCodes
+from offramp_common.http2.limits import Http2Limits
+from offramp_common.http2.stream import Payload, Stream
 
 REQUEST = ((":method", "POST"), (":scheme", "http"), (":path", "/a/b"), ("content-type", "application/grpc"))
 

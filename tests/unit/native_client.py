@@ -10,7 +10,7 @@ from typing import Any
 from eventually import PATIENCE
 from hpack import Decoder, Encoder
 from http2_peer import REQUEST, Frame, data, read_frames
-from offramp_server.transport.http2 import frames
+from offramp_common.http2 import frames
 from offramp_server.transport.interface import CallContext, Code, Method
 from offramp_server.transport.native.connection import Connection, Shared
 from offramp_server.transport.native.limits import NativeLimits

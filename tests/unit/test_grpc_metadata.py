@@ -6,8 +6,8 @@ import pytest
 from hpack import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
-from offramp_server.transport.http2.errors import StreamFailed
-from offramp_server.transport.http2.hpack import Field
+from offramp_common.http2.errors import StreamFailed
+from offramp_common.http2.hpack import Field
 from offramp_server.transport.interface import CallFailed, Code
 from offramp_server.transport.native.metadata import (
     Head,

@@ -19,9 +19,9 @@ from hpack import Encoder
 from http2_peer import REQUEST, Peer, Taken, data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.errors import ConnectionFailed
-from offramp_server.transport.http2.hpack import STATUS_200, literal
+from offramp_common.http2 import frames
+from offramp_common.http2.errors import ConnectionFailed
+from offramp_common.http2.hpack import STATUS_200, literal
 
 STREAMS = st.sampled_from([1, 3, 5, 7])
 # What there is most of in life comes more often.

@@ -10,11 +10,11 @@ import pytest
 from http2_peer import Frame, Peer, data, kinds
 from hypothesis import given
 from hypothesis import strategies as st
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
-from offramp_server.transport.http2.hpack import STATUS_200, literal
-from offramp_server.transport.http2.limits import Http2Limits
-from offramp_server.transport.http2.stream import Stream
+from offramp_common.http2 import frames
+from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
+from offramp_common.http2.hpack import STATUS_200, literal
+from offramp_common.http2.limits import Http2Limits
+from offramp_common.http2.stream import Stream
 
 HEAD, TRAILERS = STATUS_200, literal(b"grpc-status", b"0")
 

@@ -6,7 +6,7 @@ import pytest
 from hpack import Decoder, Encoder
 from hypothesis import given
 from hypothesis import strategies as st
-from offramp_server.transport.http2.hpack import HeaderDecoder, HpackError, HuffmanCodes, literal, table_size
+from offramp_common.http2.hpack import HeaderDecoder, HpackError, HuffmanCodes, literal, table_size
 
 # Appendix C.4 and C.6: blocks of one connection, with Huffman codes, and an eviction in the second group.
 REQUESTS = (

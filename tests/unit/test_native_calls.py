@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from http2_peer import Frame, data
 from native_client import Client
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.errors import ErrorCode
-from offramp_server.transport.http2.limits import Http2Limits
+from offramp_common.http2 import frames
+from offramp_common.http2.errors import ErrorCode
+from offramp_common.http2.limits import Http2Limits
 from offramp_server.transport.interface import CallContext, Code, Method
 from offramp_server.transport.native.limits import NativeLimits
 from scheduling_fakes import settle

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from http2_peer import data
 from native_client import Client
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.errors import ErrorCode
+from offramp_common.http2 import frames
+from offramp_common.http2.errors import ErrorCode
 from offramp_server.transport.interface import CallContext, CallFailed, Code, Method
 from offramp_server.transport.native.limits import NativeLimits
 from scheduling_fakes import settle

@@ -7,9 +7,10 @@ from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
+from offramp_common.http2.engine import Engine
+from offramp_common.http2.stream import Payload, Stream
+
 from offramp_server.transport.handling import failure_of, parsed, serialized
-from offramp_server.transport.http2.engine import Engine
-from offramp_server.transport.http2.stream import Payload, Stream
 from offramp_server.transport.interface import CallFailed, Code, Method
 from offramp_server.transport.native.driver import Driven
 from offramp_server.transport.native.limits import Memory

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.engine import Engine
-from offramp_server.transport.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
-from offramp_server.transport.http2.hpack import HuffmanCodes
-from offramp_server.transport.http2.stream import Payload, Receiver, Stream
+from offramp_common.http2 import frames
+from offramp_common.http2.engine import Engine
+from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
+from offramp_common.http2.hpack import HuffmanCodes
+from offramp_common.http2.stream import Payload, Receiver, Stream
+
 from offramp_server.transport.interface import CallFailed, Code, Method
 from offramp_server.transport.native.calls import Call
 from offramp_server.transport.native.limits import Memory, NativeLimits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from offramp_server.transport.http2.limits import Http2Limits
+from offramp_common.http2.limits import Http2Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import quote_from_bytes
 
-from offramp_server.transport.http2.errors import ErrorCode, StreamFailed
-from offramp_server.transport.http2.hpack import STATUS_200, Field, literal
+from offramp_common.http2.errors import ErrorCode, StreamFailed
+from offramp_common.http2.hpack import STATUS_200, Field, literal
+
 from offramp_server.transport.interface import CallFailed, Code
 from offramp_server.transport.native.messages import ENCODINGS, IDENTITY
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
-from offramp_server.transport.http2.head_cache import HeadCache
-from offramp_server.transport.http2.hpack import (
+from offramp_common.http2 import frames
+from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
+from offramp_common.http2.head_cache import HeadCache
+from offramp_common.http2.hpack import (
     DEFAULT_TABLE_BYTES,
     Field,
     HeaderDecoder,
@@ -21,9 +21,9 @@ from offramp_server.transport.http2.hpack import (
     HuffmanCodes,
     table_size,
 )
-from offramp_server.transport.http2.limits import Http2Limits, Patience
-from offramp_server.transport.http2.sending import Sender
-from offramp_server.transport.http2.stream import Payload, Receiver, Stream
+from offramp_common.http2.limits import Http2Limits, Patience
+from offramp_common.http2.sending import Sender
+from offramp_common.http2.stream import Payload, Receiver, Stream
 
 # Below this a copy costs less than a view.
 _SMALL = 4096

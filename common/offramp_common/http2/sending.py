@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from offramp_server.transport.http2 import frames
-from offramp_server.transport.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
-from offramp_server.transport.http2.stream import Payload, Stream
+from offramp_common.http2 import frames
+from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
+from offramp_common.http2.stream import Payload, Stream
 
 # Bytes of DATA that are handed to the socket at a time.
 _MOST_OUT = 256 * 1024

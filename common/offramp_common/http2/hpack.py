@@ -12,7 +12,7 @@ from typing import TypeAlias
 from hpack.exceptions import HPACKDecodingError
 from hpack.huffman_table import decode_huffman
 
-from offramp_server.transport.http2.static_table import STATIC_TABLE
+from offramp_common.http2.static_table import STATIC_TABLE
 
 Field: TypeAlias = tuple[bytes, bytes]
 

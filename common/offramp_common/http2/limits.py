@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from offramp_server.transport.http2.errors import ConnectionFailed, ErrorCode
+from offramp_common.http2.errors import ConnectionFailed, ErrorCode
 
 
 @dataclass(frozen=True, slots=True)
