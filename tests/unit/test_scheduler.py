@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from offramp_server.errors import DeadlineExceeded, ModelFailed, Overloaded, Unavailable
+from offramp_server.scheduling.batch import Batch
 from offramp_server.scheduling.lane import Lane
 from offramp_server.scheduling.scheduler import Scheduler
 from offramp_server.scheduling.work import Answer, Work
@@ -104,6 +105,29 @@ def test_trivial_batches_are_sent_ahead_at_any_size() -> None:
         bench.executor.finish()
         bench.executor.finish()
         await asyncio.gather(first, second)
+
+    play(scenario, seconds=0.00005)
+
+
+def test_trivial_requests_that_come_in_one_turn_share_a_batch_but_for_the_first() -> None:
+    class AtOnce(HandExecutor):
+        """As a thread executor does what is trivial."""
+
+        def submit(self, batch: Batch) -> None:
+            super().submit(batch)
+            self.finish(infer_ns=50_000)
+
+    async def scenario(bench: Bench) -> None:
+        bench.scheduler.detach(bench.executor)
+        executor = AtOnce(bench.scheduler)
+        bench.scheduler.attach(executor)
+        await asyncio.gather(*(bench.ask(value) for value in (1, 2, 3)))
+        assert executor.seen == [[1], [2, 3]]
+        # Nobody else comes in this turn, and so nobody waits for its end.
+        alone = bench.ask(4)
+        await asyncio.sleep(0)
+        assert executor.seen == [[1], [2, 3], [4]]
+        await alone
 
     play(scenario, seconds=0.00005)
 

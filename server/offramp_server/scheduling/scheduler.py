@@ -58,6 +58,8 @@ class Scheduler:
         self._kept = itertools.count(1)
         self._expiry = ExpiryTimer(self._loop, self._expire)
         self._pump_is_due = False
+        # A request has been sent by itself in this turn of the loop.
+        self._one_went_alone = False
         # Nanoseconds that executors have computed what somebody waited for.
         self.foreground_ns = 0
         # When the last of that was ready.
@@ -207,16 +209,22 @@ class Scheduler:
         self._waiting[lane.handle] = lane
 
     def _send_at_once(self, lane: Lane, work: Work) -> bool:
-        """A batch of its own for a request that finds nobody waiting and an executor idle."""
-        if self._waiting:
+        """A batch of its own for the first request of a turn, if it finds nobody waiting and an executor idle. Those
+        that come in the same turn share the next batch."""
+        if self._waiting or self._one_went_alone:
             return False
         for executor in self._executors:
             at_home = work.home in ("", executor.name)
             if executor.in_flight == 0 and at_home and executor.holds(lane.handle):
                 if self._drop_expired([work]):
+                    self._one_went_alone = True
+                    self._loop.call_soon(self._turn_is_over)
                     self._submit(executor, lane, [work], work.enqueued_ns)
                 return True
         return False
+
+    def _turn_is_over(self) -> None:
+        self._one_went_alone = False
 
     def _pump_soon(self) -> None:
         # One pass for everything that arrives in this turn of the loop, so that it can share a batch.
