@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from hpack import Decoder, Encoder
 from offramp_common.http2 import frames
-from offramp_common.http2.engine import Engine
 from offramp_common.http2.errors import ErrorCode
 from offramp_common.http2.hpack import Field, HuffmanCodes
 from offramp_common.http2.limits import Http2Limits
+from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Stream
 
 REQUEST = ((":method", "POST"), (":scheme", "http"), (":path", "/a/b"), ("content-type", "application/grpc"))
@@ -41,7 +41,7 @@ def read_frames(data: bytes) -> Iterator[Frame]:
 class Taken:
     """A receiver that keeps what it gets."""
 
-    engine: Engine[tuple[Field, ...]]
+    engine: ServerEngine[tuple[Field, ...]]
     stream: Stream
     head: tuple[Field, ...]
     # Give back what was taken.
@@ -56,7 +56,7 @@ class Taken:
         if self.credits:
             self.engine.credit(self.stream, len(data))
 
-    def on_reset(self) -> None:
+    def on_reset(self, code: int) -> None:
         self.reset = True
 
     def on_room(self) -> None: ...
@@ -75,7 +75,7 @@ class Peer:
     refuse: Callable[[Stream], None] | None = None
 
     def __post_init__(self) -> None:
-        self.engine: Engine[tuple[Field, ...]] = Engine(
+        self.engine: ServerEngine[tuple[Field, ...]] = ServerEngine(
             self, tuple, self.limits, HuffmanCodes(), lambda: None, lambda: self.now
         )
         self.encoder, self.decoder = Encoder(), Decoder()

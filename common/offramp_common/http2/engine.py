@@ -1,14 +1,15 @@
-"""The server's end of an HTTP/2 connection (RFC 9113) without I/O: bytes in, calls of a listener and bytes out.
+"""What both ends of an HTTP/2 connection (RFC 9113) do, without I/O: bytes in, calls of a listener and bytes out.
 
-The owner feeds `receive`, sends what is in `out`, and is told by `on_output` when there is something to send that no
-`receive` will be followed by. Time is only asked for where a peer is a nuisance.
+The ends themselves are in `server.py` and `client.py`. The owner feeds `receive`, sends what is in `out`, and is told
+by `on_output` when there is something to send that no `receive` will be followed by. Time is only asked for where a
+peer is a nuisance.
 """
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
@@ -23,7 +24,7 @@ from offramp_common.http2.hpack import (
 )
 from offramp_common.http2.limits import Http2Limits, Patience
 from offramp_common.http2.sending import Sender
-from offramp_common.http2.stream import Payload, Receiver, Stream
+from offramp_common.http2.stream import Payload, Stream
 
 # Below this a copy costs less than a view.
 _SMALL = 4096
@@ -31,53 +32,35 @@ _SMALL = 4096
 _KEPT_ENDED = 256
 # There are six; who sends more wants something else.
 _MOST_SETTINGS = 32
-# A call that is taken back before has cost more than it was worth to anybody. Seconds.
-_RAPID = 0.1
 _PRIORITY_BYTES = 5
 
 H = TypeVar("H")
-_H = TypeVar("_H", contravariant=True)
 
 
-class Listener(Protocol[_H]):
-    """What the connection is for."""
-
-    def on_stream(self, stream: Stream, head: _H) -> Receiver | None:
-        """A request begins. What follows its head, if it is not over by then, goes to the receiver. Raises StreamFailed
-        to refuse it."""
-        ...
-
-    def on_oversized(self, stream: Stream) -> None:
-        """A request whose head is larger than the limit: it was not kept, and can only be answered or reset."""
-        ...
-
-    def on_ping_answered(self, opaque: bytes) -> None: ...
-
-
-class Engine(Generic[H]):
+class Engine(ABC, Generic[H]):
     """One connection. Its methods are called on one thread."""
 
     def __init__(
         self,
-        listener: Listener[H],
+        peers_preface: bytes,
         read_head: Callable[[list[Field]], H],
         limits: Http2Limits,
         codes: HuffmanCodes,
         on_output: Callable[[], None],
-        now: Callable[[], float] = time.monotonic,
+        on_ping_answered: Callable[[bytes], None],
+        now: Callable[[], float],
     ) -> None:
-        """`read_head` makes of the fields of a request whatever the listener wants, and may be asked once for several
-        requests that begin with the same bytes. It raises StreamFailed for what HTTP/2 does not allow."""
+        """`read_head` makes of a block of fields whatever the listener wants, and may be asked once for several blocks
+        of the same bytes. It raises StreamFailed for what HTTP/2 does not allow. `peers_preface` comes before its first
+        frame."""
         self.sender = Sender(on_output, self._on_sent)
         self.streams: dict[int, Stream] = {}
         # The peer's settings have come.
         self.greeted = False
         # Of the highest stream that was begun.
         self.last_stream = 0
-        # Streams above are not taken any more.
-        self.accepted_up_to = frames.LAST_STREAM
-        self._listener = listener
         self._read_head = read_head
+        self._on_ping_answered = on_ping_answered
         self._limits = limits
         self._decoder = HeaderDecoder(codes, limits.max_header_list_bytes)
         self._heads = HeadCache[H]()
@@ -86,7 +69,7 @@ class Engine(Generic[H]):
         # What may still come of streams that ended here before the peer had ended them. In bytes, by number.
         self._ended: dict[int, int] = {}
         # What is missing of the preface, then the frame that was cut off by the end of what came.
-        self._preface = frames.PREFACE
+        self._preface = peers_preface
         self._rest = bytearray()
         # A block that CONTINUATION goes on with: stream, whether that ends, and what there is.
         self._unfinished: tuple[int, bool, bytearray] | None = None
@@ -105,17 +88,14 @@ class Engine(Generic[H]):
             frames.CONTINUATION: self._on_continuation,
         }
 
-    def _greet(self) -> None:
+    def _greet(self, *settings: tuple[int, int]) -> None:
+        """`settings` are those that only this end has."""
         limits = self._limits
-        self.sender.write(
-            frames.settings(
-                (
-                    (frames.MAX_CONCURRENT_STREAMS, limits.max_streams),
-                    (frames.INITIAL_WINDOW_SIZE, limits.stream_window),
-                    (frames.MAX_HEADER_LIST_SIZE, limits.max_header_list_bytes),
-                )
-            )
+        of_both = (
+            (frames.INITIAL_WINDOW_SIZE, limits.stream_window),
+            (frames.MAX_HEADER_LIST_SIZE, limits.max_header_list_bytes),
         )
+        self.sender.write(frames.settings((*settings, *of_both)))
         self.sender.write(frames.window_update(0, limits.connection_window - frames.DEFAULT_WINDOW))
 
     # What comes
@@ -156,9 +136,11 @@ class Engine(Generic[H]):
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
         self._preface = self._preface[len(expected) :]
         if not self._preface:
-            # Not before: who speaks something else gets to read why, and no frame first.
-            self._greet()
+            self._on_preface()
         return len(expected)
+
+    def _on_preface(self) -> None:
+        """All of it has come."""
 
     def _finish_rest(self, data: bytes, position: int) -> int:
         """Complete the frame that was cut off, as far as `data` goes; where it ends there."""
@@ -205,7 +187,7 @@ class Engine(Generic[H]):
             self._patience.spend("broken streams")
             self.reset(number, failure.code)
 
-    # Requests
+    # Blocks of fields
 
     def _on_headers(self, flags: int, number: int, payload: Payload) -> None:
         block = _unpadded(flags, payload)
@@ -233,34 +215,9 @@ class Engine(Generic[H]):
             self._unfinished = None
             self._on_block(number, bytes(block), ended)
 
+    @abstractmethod
     def _on_block(self, number: int, block: bytes, ended: bool) -> None:
-        known = self._heads.find(block, self._decoder.changes)
-        fields = None if known is not None else self._decoded(block)
-        if number <= self.last_stream:
-            self._on_trailers(number, ended)
-            return
-        self.last_stream = number
-        if number > self.accepted_up_to:
-            # The peer knows by GOAWAY that nobody has looked at it.
-            return
-        if len(self.streams) >= self._limits.max_streams:
-            raise StreamFailed(ErrorCode.REFUSED_STREAM, "too many streams")
-        if known is None and fields is not None:
-            known = self._read_head(fields)
-            self._heads.keep(block, known, self._decoder.changes)
-        self._begin(number, known, ended)
-
-    def _begin(self, number: int, head: H | None, ended: bool) -> None:
-        """`head` is None if it was too large."""
-        stream = Stream(number, self._limits.stream_window, self.sender.initial_window, self._now())
-        stream.peer_ended = ended
-        self.streams[number] = stream
-        if head is None:
-            self._listener.on_oversized(stream)
-            return
-        stream.receiver = self._listener.on_stream(stream, head)
-        if ended and stream.receiver is not None:
-            stream.receiver.on_data(b"", ended=True)
+        """A whole one has come. It is to be decoded in any case, for the sake of the table."""
 
     def _decoded(self, block: bytes) -> list[Field] | None:
         try:
@@ -268,15 +225,7 @@ class Engine(Generic[H]):
         except HpackError as error:
             raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from error
 
-    def _on_trailers(self, number: int, ended: bool) -> None:
-        """A second block of a request, of which only the end counts in gRPC."""
-        stream = self.streams.get(number)
-        if stream is None:
-            self._patience.spend("fields for streams that are over")
-        elif stream.peer_ended or not ended:
-            raise StreamFailed(ErrorCode.PROTOCOL_ERROR, "fields in the middle of a stream")
-        else:
-            self._take(stream, b"", ended=True)
+    # Data
 
     def _on_data(self, flags: int, number: int, payload: Payload) -> None:
         size = len(payload)
@@ -323,19 +272,21 @@ class Engine(Generic[H]):
         _demand_size(payload, 4, "RST_STREAM")
         if number > self.last_stream or not number:
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM for the stream {number}, which is idle")
-        stream = self.streams.get(number)
-        if stream is None or self._now() - stream.began_at < _RAPID:
-            self._patience.spend("resets")
-        self._drop(number)
+        self._weigh_reset(self.streams.get(number))
+        self._drop(number, frames.U32.unpack(payload)[0])
 
-    def _drop(self, number: int) -> None:
+    @abstractmethod
+    def _weigh_reset(self, stream: Stream | None) -> None:
+        """The peer resets one that there is, or was. Raises ConnectionFailed if that is too much."""
+
+    def _drop(self, number: int, code: int) -> None:
         stream = self.streams.pop(number, None)
         if stream is not None:
             self.sender.forget(stream)
             # Stream and receiver know each other; without this only the garbage collector would free them.
             receiver, stream.receiver = stream.receiver, None
             if receiver is not None:
-                receiver.on_reset()
+                receiver.on_reset(code)
 
     # The connection
 
@@ -376,7 +327,7 @@ class Engine(Generic[H]):
         if number:
             raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "PING for a stream")
         if flags & frames.ACK:
-            self._listener.on_ping_answered(bytes(payload))
+            self._on_ping_answered(bytes(payload))
         else:
             self.sender.write(frames.ping(bytes(payload), ack=True))
 
@@ -398,11 +349,11 @@ class Engine(Generic[H]):
         self._patience.spend("PRIORITY frames")
 
     def _on_push_promise(self, flags: int, number: int, payload: Payload) -> None:
-        raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
+        """From a client never, and from a server only to who has not said that it wants none."""
+        raise ConnectionFailed(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
 
-    def _on_goaway(self, flags: int, number: int, payload: Payload) -> None:
-        """The peer begins nothing more; what it began is answered."""
-        self._patience.spend("GOAWAY frames")
+    @abstractmethod
+    def _on_goaway(self, flags: int, number: int, payload: Payload) -> None: ...
 
     # What goes
 
@@ -421,31 +372,12 @@ class Engine(Generic[H]):
             self._receive_window += self._credit
             self._credit = 0
 
-    def answer(self, stream: Stream, head: bytes, payload: Payload, trailers: bytes) -> None:
-        """Everything that there is to say."""
-        self.sender.headers(stream, head, end_stream=False)
-        self.sender.data(stream, payload)
-        self.end(stream, trailers)
-
-    def begin_answer(self, stream: Stream, head: bytes) -> None:
-        self.sender.headers(stream, head, end_stream=False)
-
     def send(self, stream: Stream, payload: Payload) -> None:
         self.sender.data(stream, payload)
 
-    def end(self, stream: Stream, trailers: bytes) -> None:
-        """Nothing follows; the stream is over once this has been sent."""
-        if not stream.peer_ended:
-            # Its receiver wants nothing more. What comes until the peer has noticed is let go.
-            stream.receiver = None
-        self.sender.end(stream, trailers)
-
+    @abstractmethod
     def _on_sent(self, stream: Stream) -> None:
-        del self.streams[stream.number]
-        stream.receiver = None
-        if not stream.peer_ended:
-            self._expect_more(stream)
-            self.sender.write(frames.rst_stream(stream.number, ErrorCode.NO_ERROR))
+        """Nothing more of it waits to be sent, or will."""
 
     def _expect_more(self, stream: Stream) -> None:
         if len(self._ended) >= _KEPT_ENDED:
@@ -461,17 +393,12 @@ class Engine(Generic[H]):
         if stream is not None and not stream.peer_ended:
             self._expect_more(stream)
         self.sender.write(frames.rst_stream(number, code))
-        self._drop(number)
-
-    def go_away(self, last_stream: int, reason: str) -> None:
-        """Take no streams above `last_stream`. Those that there are go on."""
-        self.accepted_up_to = min(self.accepted_up_to, last_stream)
-        self.sender.write(frames.goaway(last_stream, ErrorCode.NO_ERROR, reason))
+        self._drop(number, code)
 
     def close(self) -> None:
         """The connection is gone."""
         for number in list(self.streams):
-            self._drop(number)
+            self._drop(number, ErrorCode.CANCEL)
         self._heads.clear()
         self._rest = bytearray()
         self._unfinished = None

@@ -16,8 +16,9 @@ class Receiver(Protocol):
         """Empty data may end a stream. What is taken is to be given back with `Engine.credit`."""
         ...
 
-    def on_reset(self) -> None:
-        """The peer wants nothing more of it, or the connection is gone."""
+    def on_reset(self, code: int) -> None:
+        """It is over by RST_STREAM with that code, of the peer's or after something that the peer did wrong, or by the
+        end of the connection."""
         ...
 
     def on_room(self) -> None:

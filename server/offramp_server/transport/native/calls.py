@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
-from offramp_common.http2.engine import Engine
+from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Stream
 
 from offramp_server.transport.handling import failure_of, parsed, serialized
@@ -42,7 +42,7 @@ class Host(Protocol):
     """The connection of a call."""
 
     loop: asyncio.AbstractEventLoop
-    engine: Engine[Head]
+    engine: ServerEngine[Head]
     memory: Memory
     max_message_bytes: int
     peer: str
@@ -184,7 +184,7 @@ class Call:
                 raise CallFailed(Code.RESOURCE_EXHAUSTED, "the server holds too many bytes of unfinished requests")
             self._held = held
 
-    def on_reset(self) -> None:
+    def on_reset(self, code: int) -> None:
         self._failure = None
         if not self._over:
             self._finish()

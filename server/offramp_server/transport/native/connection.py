@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from offramp_common.http2 import frames
-from offramp_common.http2.engine import Engine
 from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
 from offramp_common.http2.hpack import HuffmanCodes
+from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Receiver, Stream
 
 from offramp_server.transport.interface import CallFailed, Code, Method
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, shared: Shared) -> None:
         self.loop = asyncio.get_running_loop()
-        self.engine: Engine[Head] = Engine(
+        self.engine: ServerEngine[Head] = ServerEngine(
             self, read_head, shared.limits.http2, shared.codes, self._on_output, self.loop.time
         )
         self.memory = Memory(shared.limits.max_buffered_bytes_of_one, shared.memory)
