@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from offramp_server.transport.native.driver import Driven
+from offramp_server.transport.driver import Driven
 
 VARIABLE: ContextVar[int] = ContextVar("VARIABLE", default=0)
 

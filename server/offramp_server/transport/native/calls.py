@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from contextlib import aclosing
-from typing import Any, Protocol, cast
+from collections.abc import Mapping
+from typing import Protocol
 
+from offramp_common.http2.hpack import Field
 from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Stream
 
-from offramp_server.transport.handling import failure_of, parsed, serialized
+from offramp_server.transport.handled_call import HandledCall
+from offramp_server.transport.handling import failure_of, parsed
 from offramp_server.transport.interface import CallFailed, Code, Method
-from offramp_server.transport.native.driver import Driven
 from offramp_server.transport.native.limits import Memory
 from offramp_server.transport.native.messages import PREFIX_BYTES, MessageReader, compressed, prefix
 from offramp_server.transport.native.metadata import (
@@ -24,7 +24,6 @@ from offramp_server.transport.native.metadata import (
     failure_trailers,
     ok_trailers,
 )
-from offramp_server.transport.native.requests import Requests
 
 # Up to here a prefix and its message are copied together into one frame.
 _ONE_FRAME = 16_000
@@ -34,8 +33,6 @@ _LEAST_COMPRESSED, _MOST_COMPRESSED = 1024, 64 * 1024
 _SEND_AHEAD = 64 * 1024
 # How long a client that streams may take to its first message.
 _FIRST_MESSAGE_SECONDS = 0.1
-
-_CUT_OFF = CallFailed(Code.UNAVAILABLE, "the server is shutting down")
 
 
 class Host(Protocol):
@@ -51,65 +48,38 @@ class Host(Protocol):
     running: int
 
 
-class Call:
-    """Takes what comes with the stream, and is the `CallContext` of the handler."""
+class Call(HandledCall):
+    """Takes what comes with the stream."""
 
     __slots__ = (
-        "__weakref__",
         "_begun",
-        "_driven",
         "_failure",
         "_head",
         "_heard",
         "_held",
         "_host",
         "_message",
-        "_metadata",
-        "_method",
-        "_over",
         "_reader",
-        "_requests",
-        "_room",
-        "_started",
         "_stream",
-        "_timer",
-        "_trailing",
-        "deadline",
     )
 
     def __init__(self, host: Host, stream: Stream, head: Head, method: Method) -> None:
-        self.deadline = None if head.timeout is None else host.loop.time() + head.timeout
+        super().__init__(host.loop, method, head.timeout)
         self._host = host
         self._stream = stream
         self._head = head
-        self._method = method
         # Most requests come in one frame and need none.
         self._reader: MessageReader | None = None
         # The only message, or all of them.
         self._message: bytes | None = None
-        self._requests = Requests(self) if method.client_streaming else None
         # Reserved of the memory of all connections.
         self._held = 0
-        self._metadata: Mapping[str, str | bytes] | None = None
-        self._trailing: list[tuple[str, str]] = []
         # Something came after the head.
         self._heard = False
-        # Its handler has been begun.
-        self._started = False
-        # What is still to be said: see `_fail`.
+        # What is still to be said: see `_say`.
         self._failure: CallFailed | None = None
         # The head of the answer is out.
         self._begun = False
-        # There is nothing more to say: it has been answered, or nobody listens.
-        self._over = False
-        self._driven: Driven | asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._room: asyncio.Future[None] | None = None
-
-    def begin(self) -> None:
-        """The head has come."""
-        if self._requests is not None:
-            self._start(self._requests)
 
     @property
     def is_unfinished(self) -> bool:
@@ -186,96 +156,14 @@ class Call:
 
     def on_reset(self, code: int) -> None:
         self._failure = None
-        if not self._over:
-            self._finish()
-            self._cancel()
+        self.drop()
 
     def on_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-
-    # The handler
-
-    def _start(self, request: Any) -> None:
-        self._started = True
-        host, method = self._host, self._method
-        if self.deadline is not None and self.deadline <= host.loop.time():
-            self._expire()
-            return
-        host.running += 1
-        if method.server_streaming:
-            self._as_task(self._answer_stream(request))
-        elif method.swift:
-            coroutine = cast("Coroutine[Any, Any, Any]", method.handler(request, self))
-            self._driven = driven = Driven(coroutine, host.loop, self._on_answer)
-            driven.start()
-        else:
-            self._as_task(self._answer_once(request))
-        if self.deadline is not None and not self._over:
-            self._timer = host.loop.call_at(self.deadline, self._expire)
-
-    def _as_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._driven = task = self._host.loop.create_task(coroutine)
-        task.add_done_callback(self._on_task_done)
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        """It has answered by itself, unless it was cancelled or something is wrong with its answer."""
-        self._ended_handler()
-        if task.cancelled():
-            self._fail(_CUT_OFF)
-        elif task.exception() is not None:
-            self._fail(failure_of(self._method, cast("BaseException", task.exception())))
-
-    def _on_answer(self, answer: Any, error: BaseException | None) -> None:
-        self._ended_handler()
-        if self._over:
-            return
-        if error is None:
-            try:
-                self._answer(serialized(answer))
-            except Exception as unfit:
-                self._fail(failure_of(self._method, unfit))
-        else:
-            self._fail(_CUT_OFF if isinstance(error, asyncio.CancelledError) else failure_of(self._method, error))
-
-    async def _answer_once(self, request: Any) -> None:
-        try:
-            self._answer(serialized(await cast("Coroutine[Any, Any, Any]", self._method.handler(request, self))))
-        except Exception as error:
-            self._fail(failure_of(self._method, error))
-
-    async def _answer_stream(self, request: Any) -> None:
-        try:
-            # Closed here and not by the garbage collector, so that a cancelled stream has let go of its work at once.
-            async with aclosing(cast("Any", self._method.handler(request, self))) as answers:
-                async for answer in answers:
-                    await self._send(serialized(answer))
-        except Exception as error:
-            self._fail(failure_of(self._method, error))
-        else:
-            self._end_stream()
-
-    def _ended_handler(self) -> None:
-        self._driven = None
-        self._host.running -= 1
-
-    def _cancel(self) -> None:
-        if self._driven is not None:
-            self._driven.cancel()
-
-    def _expire(self) -> None:
-        if not self._over:
-            self._fail(CallFailed(Code.DEADLINE_EXCEEDED, "the deadline of the call has passed"))
-
-    def shut_down(self) -> None:
-        """Give it up, and say so."""
-        if not self._over:
-            self._fail(_CUT_OFF)
+        self._make_room()
 
     # What goes
 
     def _answer(self, message: bytes) -> None:
-        """All of it at once. Raises CallFailed for one that is too large."""
         if self._over:
             return
         engine, stream = self._host.engine, self._stream
@@ -293,7 +181,6 @@ class Call:
         engine.reward()
 
     async def _send(self, message: bytes) -> None:
-        """One of several. Raises CallFailed for one that is too large."""
         if self._over:
             return
         engine, stream = self._host.engine, self._stream
@@ -304,7 +191,7 @@ class Call:
         for part in parts:
             engine.send(stream, part)
         if stream.queued_bytes > _SEND_AHEAD:
-            self._room = self._host.loop.create_future()
+            self._room = self._loop.create_future()
             await self._room
 
     def _framed(self, message: bytes) -> tuple[bytes, ...]:
@@ -328,18 +215,13 @@ class Call:
         self._host.engine.end(self._stream, trailers)
         self._host.engine.reward()
 
-    def _fail(self, failure: CallFailed) -> None:
-        if self._over:
-            return
-        # grpc.aio forgets the status of a stream that ends before its first message is out.
-        too_early = self._requests is not None and not (self._heard or self._begun or self._stream.peer_ended)
-        self._finish()
+    def _say(self, failure: CallFailed) -> None:
         self._failure = failure
-        if too_early:
-            self._timer = self._host.loop.call_later(_FIRST_MESSAGE_SECONDS, self._say_failure)
+        # grpc.aio forgets the status of a stream that ends before its first message is out.
+        if self._method.client_streaming and not (self._heard or self._begun or self._stream.peer_ended):
+            self._timer = self._loop.call_later(_FIRST_MESSAGE_SECONDS, self._say_failure)
         else:
             self._say_failure()
-        self._cancel()
 
     def _say_failure(self) -> None:
         failure, self._failure = self._failure, None
@@ -347,31 +229,28 @@ class Call:
             said = failure_trailers if self._begun else failure_only
             self._host.engine.end(self._stream, said(failure, self._trailing))
 
+    def _count(self, change: int) -> None:
+        self._host.running += change
+
     def _finish(self) -> None:
-        self._over = True
-        # Both know this call; without this only the garbage collector would free what they keep.
+        super()._finish()
+        # It knows this call; without this only the garbage collector would free what it keeps.
         if self._reader is not None:
             self._reader.drop()
-        if self._requests is not None:
-            self._requests.drop()
-            self._requests = None
         self._message = None
         if self._held:
             self._host.memory.take(-self._held)
             self._held = 0
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
 
     # What a handler may ask
 
+    def _read_metadata(self) -> Mapping[str, str | bytes]:
+        return self._head.metadata()
+
     @property
-    def metadata(self) -> Mapping[str, str | bytes]:
-        """Raises CallFailed for what no metadata is."""
-        if self._metadata is None:
-            self._metadata = self._head.metadata()
-        return self._metadata
+    def fields(self) -> tuple[Field, ...]:
+        """The metadata as it came."""
+        return self._head.fields
 
     @property
     def peer(self) -> str:
@@ -381,17 +260,9 @@ class Call:
     def identity(self) -> str | None:
         return self._host.identity
 
-    def set_trailing(self, key: str, value: str) -> None:
-        self._trailing.append((key, value))
-
     # Its requests
 
-    def parse(self, message: bytes) -> Any:
-        """Raises CallFailed."""
-        return parsed(self._method, message)
-
     def give_back(self, size: int) -> None:
-        """A handler has read so much; the client may send as much again."""
         if not self._over:
             self._reserve()
             self._host.engine.credit(self._stream, size)
