@@ -197,6 +197,14 @@ class HandledCall(ABC):
     @abstractmethod
     def _read_metadata(self) -> Mapping[str, str | bytes]: ...
 
+    @property
+    @abstractmethod
+    def peer(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def identity(self) -> str | None: ...
+
     def set_trailing(self, key: str, value: str) -> None:
         self._trailing.append((key, value))
 
