@@ -8,8 +8,7 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from offramp_server.transport.interface import CallFailed, Code
-from offramp_server.transport.native.messages import (
+from offramp_common.grpc_framing.messages import (
     ENCODINGS,
     IDENTITY,
     MessageReader,
@@ -17,6 +16,7 @@ from offramp_server.transport.native.messages import (
     decompressed,
     prefix,
 )
+from offramp_common.grpc_framing.status import CallFailed, Code
 
 LIMIT = 1_000_000
 

@@ -6,6 +6,7 @@ import pytest
 from hpack import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
+from offramp_common.grpc_framing.fields import quoted, read_timeout, unquoted, written_timeout
 from offramp_common.http2.errors import StreamFailed
 from offramp_common.http2.hpack import Field
 from offramp_server.transport.interface import CallFailed, Code
@@ -16,7 +17,6 @@ from offramp_server.transport.native.metadata import (
     http_only,
     ok_trailers,
     read_head,
-    read_timeout,
 )
 
 REQUEST: tuple[Field, ...] = (
@@ -67,6 +67,30 @@ def test_a_timeout_that_is_none_is_the_callers_error(text: bytes) -> None:
     failure = head((b"grpc-timeout", text)).failure
     assert failure is not None
     assert failure.code is Code.INVALID_ARGUMENT
+
+
+@given(st.floats(0.001, 1e7))
+def test_a_written_timeout_is_never_less_and_hardly_more(seconds: float) -> None:
+    read = read_timeout(written_timeout(seconds))
+    assert read is not None
+    assert seconds <= read * (1 + 1e-9) <= seconds * 1.011 + 0.001
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(9.99998, b"10S"), (0.25, b"250m"), (0.0, b"1m"), (1e-9, b"1m"), (1e9, b"99999999S")]
+)
+def test_a_timeout_is_written_with_few_digits(seconds: float, text: bytes) -> None:
+    assert written_timeout(seconds) == text
+
+
+@given(st.text(max_size=60))
+def test_any_message_is_read_as_it_was_written(message: str) -> None:
+    assert unquoted(quoted(message)) == message.encode("utf-8", "replace").decode()
+
+
+@pytest.mark.parametrize(("said", "read"), [(b"100%", "100%"), (b"%zz%41", "%zzA"), (b"\xff%ff", "\ufffd\ufffd")])
+def test_a_message_that_is_wrongly_quoted_is_read_as_far_as_possible(said: bytes, read: str) -> None:
+    assert unquoted(said) == read
 
 
 def test_an_unknown_compression_is_refused_with_those_that_are_known() -> None:

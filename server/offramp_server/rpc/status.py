@@ -67,7 +67,7 @@ def failure_parameters(failure: CallFailed, request_id: str) -> dict[str, Parame
     return {**parameters, **_retry_after(failure.trailing)}
 
 
-def _retry_after(trailing: Mapping[str, str]) -> dict[str, ParameterValue]:
+def _retry_after(trailing: Mapping[str, str | bytes]) -> dict[str, ParameterValue]:
     pushback = trailing.get(PUSHBACK_KEY)
     return {} if pushback is None else {"offramp_retry_after": int(pushback) / 1000}
 

@@ -6,7 +6,6 @@ to the service's descriptor; a transport (`transport/grpcio.py`) puts a sequence
 
 from __future__ import annotations
 
-import enum
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,38 +15,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-
-
-class Code(enum.IntEnum):
-    """The status codes of gRPC, by their numbers on the wire."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
-
-class CallFailed(Exception):
-    """How a handler ends a call with a status other than OK. `trailing` is sent as trailing metadata."""
-
-    def __init__(self, code: Code, message: str, trailing: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.trailing = trailing or {}
+from offramp_common.grpc_framing.status import CallFailed as CallFailed
+from offramp_common.grpc_framing.status import Code as Code
 
 
 class CallContext(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
+from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageReader, compressed, prefix
 from offramp_common.http2.hpack import Field
 from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Stream
@@ -14,7 +15,6 @@ from offramp_server.transport.handled_call import HandledCall
 from offramp_server.transport.handling import failure_of, parsed
 from offramp_server.transport.interface import CallFailed, Code, Method
 from offramp_server.transport.native.limits import Memory
-from offramp_server.transport.native.messages import PREFIX_BYTES, MessageReader, compressed, prefix
 from offramp_server.transport.native.metadata import (
     ANSWER_HEAD,
     OK_TRAILERS,

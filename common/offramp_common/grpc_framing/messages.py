@@ -10,9 +10,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from offramp_common.grpc_framing.status import CallFailed, Code
 from offramp_common.http2.stream import Payload
-
-from offramp_server.transport.interface import CallFailed, Code
 
 PREFIX_BYTES = 5
 _PREFIX = struct.Struct(">BL")
