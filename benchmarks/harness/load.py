@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.environments import REPOSITORY_ROOT
 from benchmarks.harness.workloads import Workload
+from benchmarks.runtimes.header_fields import SAME
 from benchmarks.runtimes.route_load import METHOD, pack
 
 RUN_TIMEOUT_S = 300
@@ -90,7 +91,8 @@ class H2Load:
         headers = [f"--header={header}" for header in ("content-type: application/grpc", "te: trailers")]
         shape = [f"--requests={calls}", f"--clients={concurrency}", "--max-concurrent-streams=1", "--threads=1"]
         files = [f"--data={body}", f"--log-file={log}"]
-        command = [self._executable, *shape, *headers, *files, f"http://{target}{METHOD}"]
+        url = target if "://" in target else f"http://{target}"
+        command = [self._executable, *shape, *headers, *files, f"{url}{METHOD}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired:
@@ -110,21 +112,39 @@ class GrpcClient:
         self._requests = list(requests)
 
     def run(self, target: str, workload: Workload, concurrency: int, calls: int) -> Load:
-        before = children_cpu_seconds()
-        module = "benchmarks.runtimes.grpc_load"
         arguments = [target, str(concurrency), str(calls), str(workload.answer_bytes)]
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            input=pack(self._requests or [workload.request(0)]),
-            capture_output=True,
-            cwd=REPOSITORY_ROOT,
-            timeout=RUN_TIMEOUT_S,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise LoadError(done.stderr.decode(errors="replace").strip().splitlines()[-1])
-        answer = json.loads(done.stdout)
-        return Load(answer["seconds"], np.array(answer["latencies_s"]), children_cpu_seconds() - before)
+        return run_client("grpc_load", arguments, self._requests or [workload.request(0)])
+
+
+class BareClient:
+    """Our own HTTP/2 in a process of its own: h2load with another head for each call, and about as cheap."""
+
+    def __init__(self, metadata: str = SAME) -> None:
+        """`metadata` is one of `runtimes.header_fields.METADATA`."""
+        self.name = f"bare HTTP/2 client, {metadata} metadata"
+        self._metadata = metadata
+
+    def run(self, target: str, workload: Workload, concurrency: int, calls: int) -> Load:
+        limits = ["--calls", str(calls), "--answer-bytes", str(workload.answer_bytes)]
+        arguments = [target, str(concurrency), *limits, "--metadata", self._metadata]
+        return run_client("http2_load", arguments, [workload.request(0)])
+
+
+def run_client(module: str, arguments: Sequence[str], requests: Sequence[bytes]) -> Load:
+    """Run a client of `benchmarks.runtimes`. Raises LoadError with its last words."""
+    before = children_cpu_seconds()
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.runtimes.{module}", *arguments],
+        input=pack(list(requests)),
+        capture_output=True,
+        cwd=REPOSITORY_ROOT,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise LoadError(done.stderr.decode(errors="replace").strip().splitlines()[-1])
+    answer = json.loads(done.stdout)
+    return Load(answer["seconds"], np.array(answer["latencies_s"]), children_cpu_seconds() - before)
 
 
 def choose_load_generator(wanted: str) -> LoadGenerator:

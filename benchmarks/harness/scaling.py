@@ -28,8 +28,12 @@ class Point:
     series: str = ""
     # The models that requests go to in turn, instead of the workload's; by a client that can do so.
     spread: Sequence[Workload] = ()
+    # Who sends it, instead of the usual one.
+    client: LoadGenerator | None = None
 
     def generator(self, usual: LoadGenerator) -> LoadGenerator:
+        if self.client is not None:
+            return self.client
         return GrpcClient([each.request(0) for each in self.spread]) if self.spread else usual
 
 
@@ -131,6 +135,8 @@ class Scaling:
             for turn in range(self._rounds):
                 for contender in contenders:
                     attempt(growth, contender.name, partial(self._turn, contender, point, turn, growth))
+        for server in servers:
+            attempt(growth, server.name, partial(check_answers, server, setup))
 
     def _start(self, server: Server, setup: Setup, growth: Growth, name: str) -> None:
         server.install()
@@ -141,14 +147,19 @@ class Scaling:
         x = setup.points[0].x
         growth.started.append(Started(x, server.name, ready_s, server.memory_bytes() / 2**20))
         growth.versions[server.name], growth.notes[server.name] = server.versions(), server.note
-        if not server.is_control:
-            for workload in {point.workload.model: point.workload for point in setup.points}.values():
-                verify(server.target, workload)
+        check_answers(server, setup)
 
     def _turn(self, contender: Contender, point: Point, turn: int, growth: Growth) -> None:
         if contender.takes_part(point.workload):
             sample = contender.measure(point.workload, point.concurrency, self._seconds, turn)
             growth.measured.append(Measured(point.x, point.series, sample))
+
+
+def check_answers(server: Server, setup: Setup) -> None:
+    """Raises WrongAnswerError. An echo has the right answer for models that return their input, and for no other."""
+    for workload in {point.workload.model: point.workload for point in setup.points}.values():
+        if not (server.is_control and workload.computes):
+            verify(server.target, workload)
 
 
 def start_compute(compute: BareCompute, setup: Setup, growth: Growth) -> None:

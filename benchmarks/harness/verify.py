@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -14,6 +15,8 @@ from open_inference import grpc_predict_v2_pb2 as pb
 from benchmarks.harness.workloads import Workload
 from benchmarks.runtimes.route_load import METHOD
 
+# What a target begins with where the server speaks TLS.
+HTTPS = "https://"
 SERVICE = "/inference.GRPCInferenceService/"
 CALL_TIMEOUT_S = 30.0
 POLL_S = 0.2
@@ -26,9 +29,20 @@ class WrongAnswerError(Exception):
     """A server refused a valid request or answered with other numbers than the model gives."""
 
 
+def open_channel(target: str) -> grpc.Channel:
+    """For messages of any size, to HOST:PORT, or to https://HOST:PORT, which is trusted as it shows itself."""
+    options = [("grpc.max_receive_message_length", -1)]
+    if not target.startswith(HTTPS):
+        return grpc.insecure_channel(target, options)
+    address = target.removeprefix(HTTPS)
+    host, _, port = address.rpartition(":")
+    authorities = ssl.get_server_certificate((host, int(port))).encode()
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(authorities), options)
+
+
 def wait_until_ready(target: str, models: Iterable[str], still_hopeful: Callable[[], None]) -> None:
     """Poll ModelReady until every one of `models` is ready; `still_hopeful` raises when it is time to give up."""
-    with grpc.insecure_channel(target) as channel:
+    with open_channel(target) as channel:
         for model in models:
             while not is_ready(channel, model):
                 still_hopeful()
@@ -51,7 +65,7 @@ def verify(target: str, workload: Workload) -> None:
     Raises WrongAnswerError.
     """
     single = replace(workload, items=1)
-    with grpc.insecure_channel(target, [("grpc.max_receive_message_length", -1)]) as channel:
+    with open_channel(target) as channel:
         infer = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)
         requests = [single.request(index) for index in range(len(workload.inputs))]
         try:

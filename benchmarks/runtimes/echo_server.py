@@ -1,6 +1,7 @@
 """A plain grpc.aio server that echoes one tensor: what grpcio and protobuf cost when nothing else is done.
 
-`python -m benchmarks.runtimes.echo_server` prints `ready grpc=HOST:PORT`.
+`python -m benchmarks.runtimes.echo_server [CERTIFICATE KEY]` (PEM files; with them it speaks TLS) prints
+`ready grpc=HOST:PORT`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 from open_inference import grpc_predict_v2_pb2 as pb
@@ -27,7 +30,7 @@ async def model_ready(request: pb.ModelReadyRequest, context: object) -> pb.Mode
     return pb.ModelReadyResponse(ready=True)
 
 
-async def serve() -> None:
+async def serve(pem: Sequence[bytes]) -> None:
     # Messages of any size, as far as gRPC can.
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     handlers = {
@@ -40,7 +43,7 @@ async def serve() -> None:
     }
     server.add_registered_method_handlers(SERVICE, handlers)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = listen(server, pem)
     await server.start()
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
@@ -49,5 +52,13 @@ async def serve() -> None:
     await server.stop(1)
 
 
+def listen(server: grpc.aio.Server, pem: Sequence[bytes]) -> int:
+    """`pem` is nothing, or a certificate and its key. Return the port."""
+    if not pem:
+        return int(server.add_insecure_port("127.0.0.1:0"))
+    certificate, key = pem
+    return int(server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)])))
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(serve()))
+    sys.exit(asyncio.run(serve([Path(file).read_bytes() for file in sys.argv[1:]])))

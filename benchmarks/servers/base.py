@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.harness.certificate import Certificate
 from benchmarks.harness.environments import REPOSITORY_ROOT, Environment, NotRunnableError
 from benchmarks.harness.processes import ServerProcess
-from benchmarks.harness.verify import wait_until_ready
+from benchmarks.harness.verify import HTTPS, wait_until_ready
 from benchmarks.harness.workloads import Workload
 
 READY_LINE = "ready grpc="
@@ -40,7 +41,9 @@ class Server(ABC):
     # What runs the models in it.
     engine = ""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Certificate | None = None) -> None:
+        """With `tls`, which not every server can, it speaks that and nothing else."""
+        self.tls = tls
         self._process: ServerProcess | None = None
         self._target = ""
 
@@ -66,7 +69,7 @@ class Server(ABC):
 
     @property
     def target(self) -> str:
-        """HOST:PORT of the gRPC service; after `start`."""
+        """HOST:PORT of the gRPC service, behind https:// if it speaks TLS; after `start`."""
         return self._target
 
     def start(self, workloads: Sequence[Workload], directory: Path) -> None:
@@ -80,7 +83,8 @@ class Server(ABC):
         environment = {**base_environment(self.compute_threads), **launch.environment}
         process = self._process = ServerProcess(launch.command, environment, directory / "server.log")
         deadline = time.monotonic() + self.start_timeout_s
-        self._target = launch.target or announced_target(process, self.start_timeout_s)
+        address = launch.target or announced_target(process, self.start_timeout_s)
+        self._target = address if self.tls is None else f"{HTTPS}{address}"
         models = dict.fromkeys(workload.model for workload in served)
         wait_until_ready(self._target, models, lambda: process.check(deadline))
 

@@ -10,8 +10,9 @@ import grpc
 from open_inference import grpc_predict_v2_pb2 as pb
 
 from benchmarks.harness.cache import cache_directory
+from benchmarks.harness.certificate import Certificate
 from benchmarks.harness.environments import project_environment
-from benchmarks.harness.verify import CALL_TIMEOUT_S, SERVICE
+from benchmarks.harness.verify import CALL_TIMEOUT_S, SERVICE, open_channel
 from benchmarks.harness.workloads import Workload
 from benchmarks.servers.base import Launch, Server, by_model, require
 from benchmarks.servers.peer import ENGINE_VERSIONS
@@ -38,11 +39,11 @@ class Offramp(Server):
     # "auto" builds and times every engine at its first start.
     start_timeout_s = 1200.0
 
-    def __init__(self, engine: str, mode: str, note: str, transport: str = GRPCIO) -> None:
-        super().__init__()
-        self.name = IN_PROCESS if mode == "in-process" else WORKER
-        if transport != GRPCIO:
-            self.name += f", {transport} transport"
+    def __init__(
+        self, engine: str, mode: str, note: str, transport: str = GRPCIO, tls: Certificate | None = None
+    ) -> None:
+        super().__init__(tls)
+        self.name = server_name(mode, transport)
         self.note = note
         self.engine = engine
         self.compute_threads = None if engine == AUTO else 1
@@ -62,6 +63,8 @@ class Offramp(Server):
             write_model(workload, self.engine, repository / workload.model)
         config = directory / "config.toml"
         settings = f'[server]\ntransport = "{self._transport}"\n[workers]\nmode = "{self._mode}"\n'
+        if self.tls is not None:
+            settings += f'[tls]\ncertificate = "{self.tls.chain}"\nkey = "{self.tls.key}"\n'
         config.write_text(settings + (tuning() if self.engine == AUTO else ""))
         executable = project_environment().root / "bin" / "offramp"
         options: list[str | Path] = [
@@ -79,8 +82,13 @@ class Offramp(Server):
     def engines(self, workloads: Sequence[Workload]) -> str:
         if self.engine != AUTO:
             return ""
-        with grpc.insecure_channel(self.target) as channel:
+        with open_channel(self.target) as channel:
             return "; ".join(engine_report(channel, workload.model) for workload in by_model(workloads))
+
+
+def server_name(mode: str, transport: str) -> str:
+    name = IN_PROCESS if mode == "in-process" else WORKER
+    return name if transport == GRPCIO else f"{name}, {transport} transport"
 
 
 def tuning() -> str:
