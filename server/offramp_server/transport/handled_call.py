@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from offramp_server.transport.driver import Driven
 from offramp_server.transport.handling import failure_of, parsed, serialized
+from offramp_server.transport.incoming import Incoming
 from offramp_server.transport.interface import CallFailed, Code, Method
-from offramp_server.transport.requests import Requests
 
 _CUT_OFF = CallFailed(Code.UNAVAILABLE, "the server is shutting down")
 
@@ -39,7 +39,7 @@ class HandledCall(ABC):
         self.deadline = None if timeout is None else loop.time() + timeout
         self._loop = loop
         self._method = method
-        self._requests = Requests(self) if method.client_streaming else None
+        self._requests = Incoming(self) if method.client_streaming else None
         self._metadata: Mapping[str, str | bytes] | None = None
         self._trailing: list[tuple[str, str]] = []
         # Its handler has been begun.

@@ -1,4 +1,4 @@
-"""The messages that a client streams, handed to the handler one by one and not read far ahead of it."""
+"""The messages of a stream that come from the other side, handed over one by one and not read far ahead."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 # What a message takes beyond its bytes.
-_MESSAGE_BYTES = 64
-# What a client may be ahead of the handler.
+MESSAGE_BYTES = 64
+# What the sender may be ahead of the reader.
 _READ_AHEAD = 64 * 1024
 
 
@@ -21,35 +21,44 @@ class Reader(Protocol):
         ...
 
     def give_back(self, size: int) -> None:
-        """A handler has read so much; the client may send as much again."""
+        """So much has been read; as much may be sent again."""
         ...
 
 
-class Requests(AsyncIterator[Any]):
-    """The messages of a stream, for its handler."""
+class Incoming(AsyncIterator[Any]):
+    """The messages of a stream, for who reads them."""
 
     def __init__(self, call: Reader) -> None:
         self.unread_bytes = 0
         self._call = call
         self._messages: deque[bytes] = deque()
-        # What the client has not been told that there is room for again.
+        # What the sender has not been told that there is room for again.
         self._owed = 0
         self._ended = False
+        self._dropped = False
+        self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """The sender has said that there are no more, and nobody else has put an end to it."""
+        return self._ended and not self._dropped
 
     def add(self, message: bytes) -> None:
         self._messages.append(message)
-        self.unread_bytes += len(message) + _MESSAGE_BYTES
+        self.unread_bytes += len(message) + MESSAGE_BYTES
         self._wake()
 
     def drop(self) -> None:
         """Nobody is to read them any more."""
         self._messages.clear()
-        self._ended = True
+        self._ended = self._dropped = True
         self._wake()
 
-    def end(self) -> None:
+    def end(self, failure: Exception | None = None) -> None:
+        """No more come. `failure` is raised once those that came have been read."""
         self._ended = True
+        self._failure = failure
         self._wake()
 
     def on_taken(self, size: int) -> None:
@@ -68,11 +77,13 @@ class Requests(AsyncIterator[Any]):
 
     async def __anext__(self) -> Any:
         while not self._messages:
+            if self._failure is not None:
+                raise self._failure
             if self._ended:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         message = self._messages.popleft()
-        self.unread_bytes -= len(message) + _MESSAGE_BYTES
+        self.unread_bytes -= len(message) + MESSAGE_BYTES
         self._settle()
         return self._call.parse(message)

@@ -1,0 +1,126 @@
+"""Sockets that listen, for the address that a server is told."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from offramp_server.errors import ConfigurationError
+
+_UNIX = "unix:"
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def bound_sockets(host: str, port: int, reuse_port: bool = False) -> list[socket.socket]:
+    """A socket for each address that the host has; `unix:` begins a path. With `reuse_port` others of this user may
+    listen there as well. Raises ConfigurationError."""
+    if host.startswith(_UNIX):
+        return [_bound_to_path(host.removeprefix(_UNIX))]
+    sockets: list[socket.socket] = []
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ipv4 = any(family == socket.AF_INET for family, *_ in addresses)
+        for family, _, _, _, address in dict.fromkeys(addresses):
+            # The first one may have taken any port; the others have to be at the same.
+            at = (address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:])
+            try:
+                sockets.append(_bound(family, at, ipv4, reuse_port))
+            except OSError as error:
+                # "localhost" may have an address of a family that this machine does not use.
+                if error.errno not in _NO_SUCH_ADDRESS or (address == addresses[-1][4] and not sockets):
+                    raise
+    except OSError as error:
+        close_all(sockets)
+        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise ConfigurationError(f"cannot listen on {shown}: {error.strerror}") from error
+    return sockets
+
+
+class SharedAddress:
+    """One address for several processes of this server, and for nobody else."""
+
+    def __init__(self, host: str, port: int, backlog: int) -> None:
+        """Raises ConfigurationError if somebody has it."""
+        self._host = host
+        self._backlog = backlog
+        # The kernel deals out connections to all that listen at a port; at a path, whoever is first takes one.
+        self._dealt_out = hasattr(socket, "SO_REUSEPORT") and not host.startswith(_UNIX)
+        if self._dealt_out and port:
+            # Two servers at one port would share its connections without anybody noticing.
+            close_all(bound_sockets(host, port))
+        # What is bound without listening gets no connections, and keeps a port that was free.
+        self._reserved = bound_sockets(host, port, self._dealt_out)
+
+    @property
+    def port(self) -> int:
+        return port_of(self._reserved)
+
+    def sockets(self) -> list[socket.socket]:
+        """For one process, and listening already. Raises OSError."""
+        sockets: list[socket.socket] = []
+        try:
+            for reserved in self._reserved:
+                sockets.append(self._again(reserved) if self._dealt_out else reserved.dup())
+                sockets[-1].listen(self._backlog)
+        except OSError:
+            close_all(sockets)
+            raise
+        return sockets
+
+    def _again(self, reserved: socket.socket) -> socket.socket:
+        ipv6_only = reserved.family == socket.AF_INET6 and reserved.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        return _bound(reserved.family, reserved.getsockname(), bool(ipv6_only), reuse_port=True)
+
+    def close(self) -> None:
+        if self._reserved:
+            remove_path(self._host)
+        close_all(self._reserved)
+        self._reserved = []
+
+
+def port_of(sockets: Sequence[socket.socket]) -> int:
+    """0 for a path."""
+    return 0 if sockets[0].family == socket.AF_UNIX else int(sockets[0].getsockname()[1])
+
+
+def close_all(sockets: Sequence[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
+
+
+def remove_path(host: str) -> None:
+    """Of who listened there."""
+    if host.startswith(_UNIX):
+        with suppress(OSError):
+            Path(host.removeprefix(_UNIX)).unlink()
+
+
+def _bound(family: int, address: tuple[Any, ...], ipv6_only: bool, reuse_port: bool) -> socket.socket:
+    """Unless `ipv6_only`, "::" stands for the addresses of IPv4 as well. Raises OSError."""
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(address)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _bound_to_path(path: str) -> socket.socket:
+    """Raises ConfigurationError."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(path)
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(f"cannot listen on unix:{path}: {error.strerror}") from error
+    return listening
