@@ -7,13 +7,13 @@ import ipaddress
 import logging
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from offramp_server.config import Settings, TlsSettings
 from offramp_server.core import build_core, request_limits
+from offramp_server.event_loop import event_loop_factory
 from offramp_server.gauges import gauges_of
 from offramp_server.repository.watcher import fingerprints, watch_repository
 from offramp_server.rpc.auth import Role, Token
@@ -27,6 +27,7 @@ from offramp_server.telemetry.prometheus import Exposition
 from offramp_server.transport.grpcio import GrpcioTransport
 from offramp_server.transport.interface import ListenOptions, Service, TlsMaterial, Transport
 from offramp_server.transport.native.transport import NativeTransport
+from offramp_server.transport.relay.transport import RelayTransport
 from offramp_server.transport.tls import read_tls
 from offramp_server.workers.allocator import tune_allocator
 
@@ -40,17 +41,8 @@ def run(repository: Path, settings: Settings) -> int:
     """Serve until a signal says stop; the process's exit code. Raises ConfigurationError before anything is served."""
     tune_allocator()
     log_control = logs.install(logs.LEVELS[settings.logging.level], settings.logging.format)
-    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+    with asyncio.Runner(loop_factory=event_loop_factory()) as runner:
         return runner.run(_serve(repository, settings, log_control))
-
-
-def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one: 50 us less CPU for each call of grpc.aio than asyncio's own loop (measured)."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 async def _serve(repository: Path, settings: Settings, log_control: logs.LogControl) -> int:
@@ -98,7 +90,7 @@ class Server:
         self._tracer = tracing.connect(settings.telemetry.otlp_endpoint, settings.telemetry.trace_sample_ratio)
         rpc_settings = _rpc_settings(settings)
         services = build_services(self.core.serving, self.health, rpc_settings, log_control, self._tracer)
-        self._transport = _transport_kind(settings)(services, _listen_options(settings))
+        self._transport = _transport(services, settings, log_control)
         self._gpus = GpuMonitor()
         exposition = Exposition(self.core.serving.stats, gauges_of(self.core), self._gpus.readings)
         self._http = TelemetryServer(exposition, lambda: self.core.serving.live, self._not_ready)
@@ -175,8 +167,15 @@ def _rpc_settings(settings: Settings) -> RpcSettings:
     )
 
 
-def _transport_kind(settings: Settings) -> Callable[[Iterable[Service], ListenOptions], Transport]:
-    return NativeTransport if settings.server.transport == "native" else GrpcioTransport
+def _transport(services: Sequence[Service], settings: Settings, log_control: logs.LogControl) -> Transport:
+    options = _listen_options(settings)
+    if settings.server.front_ends > 1:
+        transport = RelayTransport(
+            services, options, settings.server.front_ends, (log_control.level, log_control.format)
+        )
+        log_control.on_change = transport.configure_log
+        return transport
+    return (NativeTransport if settings.server.transport == "native" else GrpcioTransport)(services, options)
 
 
 def _listen_options(settings: Settings) -> ListenOptions:

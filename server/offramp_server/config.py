@@ -39,6 +39,9 @@ class ServerSettings:
     # What speaks gRPC: "grpcio" is Google's library, "native" the server's own HTTP/2 (docs/adr/0016), which costs a
     # fraction of the CPU for each call and is still new.
     transport: Literal["grpcio", "native"] = "grpcio"
+    # Processes that speak gRPC at the port (docs/adr/0017). 1: the server itself. More: so many beside it, which hand
+    # it their calls; they need transport = "native".
+    front_ends: Annotated[int, between(1, 64)] = 1
     # Largest gRPC message in either direction, in bytes.
     max_message_bytes: Annotated[int, between(1024, 2**31 - 1)] = 64 * 2**20
     # How long work in flight may take to finish after SIGTERM, in seconds.
@@ -317,6 +320,11 @@ def _resolve(settings: Settings, folder: Path) -> Settings:
         raise ConfigurationError(f"{missing} is missing: TLS needs both tls.certificate and tls.key")
     if tls.client_ca is not None and not tls.enabled:
         raise ConfigurationError("tls.client_ca needs tls.certificate and tls.key as well")
+    if settings.server.front_ends > 1 and settings.server.transport != "native":
+        raise ConfigurationError(
+            f'server.front_ends = {settings.server.front_ends} needs server.transport = "native": '
+            "grpcio listens in the server itself only"
+        )
     store = settings.store
     if store.path is not None and str(store.path) != IN_MEMORY:
         store = dataclasses.replace(store, path=folder / store.path)

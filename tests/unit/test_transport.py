@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from eventually import PATIENCE
+from front_ends import front_ends_here
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.grpcio import GrpcioTransport
 from offramp_server.transport.interface import (
@@ -45,6 +46,7 @@ LOOPBACK = ListenOptions("127.0.0.1", 0)
 TRANSPORTS: Mapping[str, Callable[[Iterable[Service], ListenOptions], Transport]] = {
     "grpcio": GrpcioTransport,
     "native": NativeTransport,
+    "front ends": front_ends_here,
 }
 
 

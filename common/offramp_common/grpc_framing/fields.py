@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from types import MappingProxyType
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from offramp_common.grpc_framing.status import CallFailed, Code
 from offramp_common.http2.errors import ErrorCode, StreamFailed
-from offramp_common.http2.hpack import literal
+from offramp_common.http2.hpack import Field, literal
 
 CONTENT_TYPE = b"application/grpc"
 _SECONDS = MappingProxyType({b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9})
@@ -87,6 +88,12 @@ def metadata_value(name: bytes, value: bytes) -> str | bytes:
         return base64.b64decode(last + b"=" * (-len(last) % 4), validate=True)
     except binascii.Error:
         raise CallFailed(Code.INVALID_ARGUMENT, f"metadata {name.decode()}: expected base64") from None
+
+
+def metadata_of(fields: Iterable[Field]) -> dict[str, str | bytes]:
+    """What a handler sees: of a key that comes several times the last value. Raises CallFailed for a -bin key whose
+    value is not base64."""
+    return {name.decode(): metadata_value(name, value) for name, value in fields}
 
 
 def metadata_field(key: str, value: str | bytes) -> bytes:

@@ -51,6 +51,8 @@ class LogControl:
     """Logging as it can be changed while the server runs."""
 
     def __init__(self, handler: logging.Handler) -> None:
+        # Called with level and format when either was set, for other processes of the server.
+        self.on_change: Callable[[int, str], None] = lambda level, format: None
         self.handler = handler
         self._level = logging.INFO
         self._format = "text"
@@ -80,6 +82,7 @@ class LogControl:
         self.handler.setLevel(level)
         # The root logger keeps its own threshold, so that "debug" means ours and not that of every library.
         logging.getLogger(ROOT).setLevel(level)
+        self.on_change(level, format)
 
     def uninstall(self) -> None:
         """Undo `install`."""

@@ -10,7 +10,7 @@ from offramp_common.grpc_framing.fields import (
     check_field,
     is_grpc,
     metadata_field,
-    metadata_value,
+    metadata_of,
     quoted,
     read_timeout,
 )
@@ -43,7 +43,7 @@ class Head:
 
     def metadata(self) -> Mapping[str, str | bytes]:
         """Raises CallFailed for a -bin key whose value is not base64."""
-        return {name.decode(): metadata_value(name, value) for name, value in self.fields}
+        return metadata_of(self.fields)
 
 
 def read_head(fields: Iterable[Field]) -> Head:

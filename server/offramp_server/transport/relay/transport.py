@@ -1,0 +1,76 @@
+"""Services on a port that several processes serve: docs/adr/0017 says how, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from offramp_server.transport.interface import ListenOptions, Service
+from offramp_server.transport.listening import SharedAddress
+from offramp_server.transport.native.limits import NativeLimits
+from offramp_server.transport.native.transport import BACKLOG
+from offramp_server.transport.relay.forwarding import MethodKind
+from offramp_server.transport.relay.hello import Hello
+from offramp_server.transport.relay.processes import Launch, launch_process
+from offramp_server.transport.relay.seat import Common, Seat
+
+
+class RelayTransport:
+    """Front ends carry calls and hand them over; handlers run here. Build and use it on the event loop that serves."""
+
+    def __init__(
+        self,
+        services: Iterable[Service],
+        options: ListenOptions,
+        front_ends: int,
+        log: tuple[int, str],
+        launch: Launch = launch_process,
+    ) -> None:
+        """`log`: level and form of the lines of front ends."""
+        # How front ends ended that had to be started again.
+        self.restarts: Counter[str] = Counter()
+        self._options = options
+        self._methods = [method for service in services for method in service.methods]
+        self._front_ends = front_ends
+        self._log = log
+        self._launch = launch
+        self._address: SharedAddress | None = None
+        self._seats: list[Seat] = []
+
+    @property
+    def process_ids(self) -> Sequence[int]:
+        return [seat.pid for seat in self._seats if seat.pid is not None]
+
+    async def start(self) -> int:
+        address = self._address = SharedAddress(self._options.host, self._options.port, BACKLOG)
+        common = Common(self._methods, address, self._hello, self._launch, self._on_end)
+        self._seats = [Seat(number, common) for number in range(1, self._front_ends + 1)]
+        opened = await asyncio.gather(*(seat.open() for seat in self._seats), return_exceptions=True)
+        errors = [error for error in opened if error is not None]
+        if errors:
+            await self.stop(0)
+            # They have the same reason, mostly.
+            raise errors[0]
+        return address.port
+
+    async def stop(self, grace: float) -> None:
+        await asyncio.gather(*(seat.close(grace) for seat in self._seats))
+        self._seats.clear()
+        if self._address is not None:
+            self._address.close()
+
+    def configure_log(self, level: int, form: str) -> None:
+        """Of the front ends that there are and of those to come."""
+        self._log = level, form
+        for seat in self._seats:
+            seat.log(level, form)
+
+    def _hello(self) -> Hello:
+        kinds = (MethodKind(each.path, each.client_streaming, each.server_streaming) for each in self._methods)
+        # Together they may hold what one process may.
+        max_buffered_bytes = NativeLimits().max_buffered_bytes // self._front_ends
+        return Hello(tuple(kinds), self._options, max_buffered_bytes, *self._log)
+
+    def _on_end(self, reason: str) -> None:
+        self.restarts[reason] += 1
