@@ -204,9 +204,9 @@ class FakeContext:
     deadline: float | None = None
     peer: str = "test"
     identity: str | None = None
-    trailing: dict[str, str] = field(default_factory=dict)
+    trailing: dict[str, str | bytes] = field(default_factory=dict)
 
-    def set_trailing(self, key: str, value: str) -> None:
+    def set_trailing(self, key: str, value: str | bytes) -> None:
         self.trailing[key] = value
 
 

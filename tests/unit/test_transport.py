@@ -102,6 +102,7 @@ class Live:
         self.seen.append(Seen(context.deadline, context.metadata, context.peer, context.identity))
         context.set_trailing("one", "1")
         context.set_trailing("two", "2")
+        context.set_trailing("seen-bin", b"\x00\xfe")
         if self.error is not None:
             raise self.error
         return pb.ServerLiveResponse(live=True)
@@ -197,7 +198,7 @@ async def test_a_call_carries_deadline_metadata_and_trailers(kind: str) -> None:
     assert context.metadata["data-bin"] == b"\x00\xff"
     assert context.peer.startswith("ipv4:127.0.0.1:")
     assert context.identity is None
-    assert (trailing["one"], trailing["two"]) == ("1", "2")
+    assert (trailing["one"], trailing["two"], trailing["seen-bin"]) == ("1", "2", b"\x00\xfe")
 
 
 async def test_a_call_without_a_deadline_has_none(kind: str) -> None:
@@ -218,13 +219,17 @@ async def test_a_context_of_grpcio_that_outlives_its_call_says_so_instead_of_cra
 
 
 async def test_a_failed_call_has_its_code_message_and_trailers(kind: str) -> None:
-    servicer = Live(CallFailed(Code.RESOURCE_EXHAUSTED, "trop chargé", {"hint": "7"}))
+    details = b"\x08\x08\x12\xff"
+    failed = CallFailed(Code.RESOURCE_EXHAUSTED, "trop chargé", {"hint": "7", "grpc-status-details-bin": details})
+    servicer = Live(failed)
     async with serving(kind, servicer) as address, grpc.aio.insecure_channel(address) as channel:
         error = await failure(server_live(channel)(pb.ServerLiveRequest()))
 
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.details() == "trop chargé"
-    assert {("one", "1"), ("hint", "7")} <= set(error.trailing_metadata())
+    assert {("one", "1"), ("hint", "7"), ("seen-bin", b"\x00\xfe"), ("grpc-status-details-bin", details)} <= set(
+        error.trailing_metadata()
+    )
 
 
 async def test_an_error_that_nobody_mapped_reveals_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:

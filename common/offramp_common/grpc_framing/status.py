@@ -29,7 +29,8 @@ class Code(enum.IntEnum):
 
 
 class CallFailed(Exception):
-    """A call ends with a status other than OK. `trailing` is its trailing metadata."""
+    """A call ends with a status other than OK. `trailing` is its trailing metadata: bytes under keys that end in -bin,
+    such as the google.rpc.Status in grpc-status-details-bin, and text under all others."""
 
     def __init__(self, code: Code, message: str, trailing: Mapping[str, str | bytes] | None = None) -> None:
         super().__init__(message)

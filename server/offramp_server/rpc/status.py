@@ -72,7 +72,7 @@ def _retry_after(trailing: Mapping[str, str | bytes]) -> dict[str, ParameterValu
     return {} if pushback is None else {"offramp_retry_after": int(pushback) / 1000}
 
 
-def _trailing(error: Exception) -> dict[str, str]:
+def _trailing(error: Exception) -> dict[str, str | bytes]:
     if isinstance(error, errors.Overloaded):
         return {PUSHBACK_KEY: str(max(0, round(error.retry_after * 1000)))}
     return {}

@@ -198,7 +198,7 @@ class _Context:
         self._grpc = grpc_context
         self._deadline: float | None = None
         self._metadata: Mapping[str, str | bytes] | None = None
-        self._trailing: tuple[tuple[str, str], ...] = ()
+        self._trailing: tuple[tuple[str, str | bytes], ...] = ()
 
     @property
     def deadline(self) -> float | None:
@@ -223,7 +223,7 @@ class _Context:
         names = self._grpc.auth_context().get("x509_common_name")
         return names[0].decode(errors="replace") if names else None
 
-    def set_trailing(self, key: str, value: str) -> None:
+    def set_trailing(self, key: str, value: str | bytes) -> None:
         self._trailing = (*self._trailing, (key, value))
         self._grpc.set_trailing_metadata(self._trailing)
 

@@ -41,7 +41,7 @@ class HandledCall(ABC):
         self._method = method
         self._requests = Incoming(self) if method.client_streaming else None
         self._metadata: Mapping[str, str | bytes] | None = None
-        self._trailing: list[tuple[str, str]] = []
+        self._trailing: list[tuple[str, str | bytes]] = []
         # Its handler has been begun.
         self._started = False
         # There is nothing more to say: it has been answered, or nobody listens.
@@ -205,7 +205,7 @@ class HandledCall(ABC):
     @abstractmethod
     def identity(self) -> str | None: ...
 
-    def set_trailing(self, key: str, value: str) -> None:
+    def set_trailing(self, key: str, value: str | bytes) -> None:
         self._trailing.append((key, value))
 
     # Its requests

@@ -42,8 +42,9 @@ class CallContext(Protocol):
         """The common name in the certificate that the caller proved to own; None without mutual TLS."""
         ...
 
-    def set_trailing(self, key: str, value: str) -> None:
-        """Send a pair of trailing metadata with the answer. `key` is lower-case."""
+    def set_trailing(self, key: str, value: str | bytes) -> None:
+        """Send a pair of trailing metadata with the answer. `key` is lower-case; under one that ends in -bin the value
+        is bytes, under all others text."""
         ...
 
 
