@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from eventually import PATIENCE
+from eventually import PATIENCE, eventually
 from front_ends import front_ends_here
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.grpcio import GrpcioTransport
@@ -454,21 +454,70 @@ async def test_a_certificate_that_cannot_be_used_is_a_configuration_error(kind: 
         await TRANSPORTS[kind]([], ListenOptions("127.0.0.1", 0, tls=TlsMaterial(b"no", b"no"))).start()
 
 
-async def test_the_native_transport_listens_on_a_path(tmp_path: Path) -> None:
+async def live_at(path: Path) -> bool:
+    async with grpc.aio.insecure_channel(f"unix:{path}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        return bool((await server_live(channel)(pb.ServerLiveRequest())).live)
+
+
+def at(kind: str, path: Path, servicer: object) -> Transport:
+    return TRANSPORTS[kind]([Service.of(DESCRIPTOR, servicer)], ListenOptions(f"unix:{path}", 0))
+
+
+async def test_a_path_of_a_living_server_is_not_taken(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "offramp.sock"
-    listen = ListenOptions(f"unix:{path}", 0)
-    transport = NativeTransport([Service.of(DESCRIPTOR, Live())], listen)
+    servicer = Live()
+    transport = at(kind, path, servicer)
     await transport.start()
-    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-        assert (await server_live(channel)(pb.ServerLiveRequest())).live
-        other = NativeTransport([], listen)
-        with pytest.raises(ConfigurationError, match="Address already in use"):
-            await other.start()
-        # It has not taken the path away from the one that has it.
-        await other.stop(0)
-        assert (await server_live(channel)(pb.ServerLiveRequest())).live
+    other = at(kind, path, Live())
+    with pytest.raises(ConfigurationError, match=rf"cannot listen on unix:{path}: Address already in use"):
+        await other.start()
+    await other.stop(0)
+    assert await live_at(path)
+    assert [seen.peer for seen in servicer.seen] == ["unix:"]
     await transport.stop(0)
     assert not path.exists()
+
+
+async def test_the_socket_of_a_killed_server_does_not_stand_in_the_way(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "offramp.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    transport = at(kind, path, Live())
+    await transport.start()
+    assert await live_at(path)
+    await transport.stop(0)
+
+
+async def test_a_path_may_be_taken_over_from_a_server_that_drains(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "offramp.sock"
+    slow = Slow()
+    before, after = at(kind, path, slow), at(kind, path, Live())
+    await before.start()
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        call = server_live(channel)(pb.ServerLiveRequest())
+        await slow.started.wait()
+        stopping = asyncio.create_task(before.stop(PATIENCE))
+        await eventually(lambda: not path.exists())
+        await after.start()
+        assert await live_at(path)
+        slow.release.set()
+        assert (await call).live
+        await stopping
+    # What has drained took nothing away.
+    assert await live_at(path)
+    await after.stop(0)
+
+
+async def test_a_path_that_cannot_be_had_is_refused_with_the_reason(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name, reason in (
+        ("file", "there is a file, which is no socket"),
+        ("nowhere/offramp.sock", "No such file or directory"),
+        ("long" * 40, "gRPC could not use the address" if kind == "grpcio" else "AF_UNIX path too long"),
+    ):
+        with pytest.raises(ConfigurationError, match=rf"cannot listen on unix:.*{name}.*: {reason}"):
+            await at(kind, tmp_path / name, Live()).start()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 async def test_an_address_that_stands_for_all_takes_ipv4_as_well(kind: str) -> None:

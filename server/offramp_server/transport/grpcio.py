@@ -28,6 +28,7 @@ from offramp_server.transport.interface import (
     Service,
     TlsMaterial,
 )
+from offramp_server.transport.unix_socket import claimed, path_of
 
 _logger = logging.getLogger("offramp.transport")
 
@@ -52,12 +53,21 @@ class GrpcioTransport:
         await self._server.stop(grace)
 
     def _bind(self) -> int:
+        path = path_of(self._options.host)
+        if path is not None:
+            # gRPC would take the place of any server that listens there.
+            with claimed(path):
+                self._add_port(self._options.host)
+            return 0
         host, port = self._options.host, self._options.port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         # Asked before gRPC is, which writes lines of its own to standard error and does not tell us why.
         reason = _reason_not_to_bind(host, port)
         if reason:
             raise ConfigurationError(f"cannot listen on {address}: {reason}")
+        return self._add_port(address)
+
+    def _add_port(self, address: str) -> int:
         try:
             if self._options.tls is None:
                 return int(self._server.add_insecure_port(address))

@@ -165,8 +165,9 @@ class TlsMaterial:
 class ListenOptions:
     """Where to listen, and the bounds of what is accepted there."""
 
+    # A name or an address, or unix:PATH.
     host: str
-    # 0 takes a free one.
+    # 0 takes a free one. Of no meaning for a path.
     port: int
     max_message_bytes: int = 64 * 1024 * 1024
     max_metadata_bytes: int = 16 * 1024

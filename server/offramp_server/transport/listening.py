@@ -5,21 +5,22 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from offramp_server.errors import ConfigurationError
+from offramp_server.transport.unix_socket import OwnPath, bound_to_path, path_of
 
-_UNIX = "unix:"
+# Connections that wait to be accepted at a path.
+_BACKLOG = 1024
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def bound_sockets(host: str, port: int, reuse_port: bool = False) -> list[socket.socket]:
     """A socket for each address that the host has; `unix:` begins a path. With `reuse_port` others of this user may
     listen there as well. Raises ConfigurationError."""
-    if host.startswith(_UNIX):
-        return [_bound_to_path(host.removeprefix(_UNIX))]
+    path = path_of(host)
+    if path is not None:
+        return [bound_to_path(path, _BACKLOG)]
     sockets: list[socket.socket] = []
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -48,12 +49,13 @@ class SharedAddress:
         self._host = host
         self._backlog = backlog
         # The kernel deals out connections to all that listen at a port; at a path, whoever is first takes one.
-        self._dealt_out = hasattr(socket, "SO_REUSEPORT") and not host.startswith(_UNIX)
+        self._dealt_out = hasattr(socket, "SO_REUSEPORT") and path_of(host) is None
         if self._dealt_out and port:
             # Two servers at one port would share its connections without anybody noticing.
             close_all(bound_sockets(host, port))
         # What is bound without listening gets no connections, and keeps a port that was free.
         self._reserved = bound_sockets(host, port, self._dealt_out)
+        self._own_path = OwnPath(host)
 
     @property
     def port(self) -> int:
@@ -75,9 +77,12 @@ class SharedAddress:
         ipv6_only = reserved.family == socket.AF_INET6 and reserved.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
         return _bound(reserved.family, reserved.getsockname(), bool(ipv6_only), reuse_port=True)
 
+    def leave_path(self) -> None:
+        """The next server may have it; what listens there goes on."""
+        self._own_path.remove()
+
     def close(self) -> None:
-        if self._reserved:
-            remove_path(self._host)
+        self.leave_path()
         close_all(self._reserved)
         self._reserved = []
 
@@ -90,13 +95,6 @@ def port_of(sockets: Sequence[socket.socket]) -> int:
 def close_all(sockets: Sequence[socket.socket]) -> None:
     for each in sockets:
         each.close()
-
-
-def remove_path(host: str) -> None:
-    """Of who listened there."""
-    if host.startswith(_UNIX):
-        with suppress(OSError):
-            Path(host.removeprefix(_UNIX)).unlink()
 
 
 def _bound(family: int, address: tuple[Any, ...], ipv6_only: bool, reuse_port: bool) -> socket.socket:
@@ -112,15 +110,4 @@ def _bound(family: int, address: tuple[Any, ...], ipv6_only: bool, reuse_port: b
     except OSError:
         listening.close()
         raise
-    return listening
-
-
-def _bound_to_path(path: str) -> socket.socket:
-    """Raises ConfigurationError."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(path)
-    except OSError as error:
-        listening.close()
-        raise ConfigurationError(f"cannot listen on unix:{path}: {error.strerror}") from error
     return listening

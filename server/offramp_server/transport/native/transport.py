@@ -14,9 +14,10 @@ from typing import Protocol
 
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.interface import ListenOptions, Method, TlsMaterial
-from offramp_server.transport.listening import bound_sockets, port_of, remove_path
+from offramp_server.transport.listening import bound_sockets, port_of
 from offramp_server.transport.native.connection import Connection, Shared
 from offramp_server.transport.native.limits import NativeLimits
+from offramp_server.transport.unix_socket import OwnPath
 
 # Connections that wait to be accepted.
 BACKLOG = 1024
@@ -53,6 +54,7 @@ class NativeTransport:
         self._sockets = sockets
         self._shared = Shared(methods, limits, options.max_message_bytes)
         self._servers: list[asyncio.Server] = []
+        self._own_path: OwnPath | None = None
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
@@ -60,6 +62,8 @@ class NativeTransport:
         self._shared.tls = context is not None
         loop = asyncio.get_running_loop()
         sockets = self._sockets or bound_sockets(self._options.host, self._options.port)
+        if not self._sockets:
+            self._own_path = OwnPath(self._options.host)
         for listening in sockets:
             server = await loop.create_server(
                 lambda: Connection(self._shared),
@@ -75,6 +79,8 @@ class NativeTransport:
     async def stop(self, grace: float) -> None:
         shared = self._shared
         shared.draining = True
+        if self._own_path is not None:
+            self._own_path.remove()
         for server in self._servers:
             server.close()
         for connection in list(shared.connections):
@@ -87,8 +93,6 @@ class NativeTransport:
             connection.abort()
         if self._looking is not None:
             self._looking.cancel()
-        if self._servers and not self._sockets:
-            remove_path(self._options.host)
         self._servers.clear()
 
     async def _gone_within(self, seconds: float) -> bool:

@@ -55,6 +55,8 @@ class RelayTransport:
         return address.port
 
     async def stop(self, grace: float) -> None:
+        if self._address is not None:
+            self._address.leave_path()
         await asyncio.gather(*(seat.close(grace) for seat in self._seats))
         self._seats.clear()
         if self._address is not None:
