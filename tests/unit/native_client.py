@@ -139,11 +139,15 @@ class Client:
         self.hear()
         return self
 
+    def head(self, path: str, more: Iterable[tuple[str, str]] = ()) -> bytes:
+        """The block of a request's fields."""
+        fields = [(name, path if name == ":path" else value) for name, value in REQUEST]
+        return bytes(self.encoder.encode([*fields, *more]))
+
     def call(
         self, number: int, path: str, *messages: bytes, more: Iterable[tuple[str, str]] = (), ended: bool = True
     ) -> None:
-        fields = [(name, path if name == ":path" else value) for name, value in REQUEST]
-        block = self.encoder.encode([*fields, *more])
+        block = self.head(path, more)
         body = b"".join(b"\0" + len(message).to_bytes(4) + message for message in messages)
         parts = [body[at : at + frames.FRAME_BYTES] for at in range(0, len(body), frames.FRAME_BYTES)] or [b""]
         said = [data(number, part, ended and part is parts[-1]) for part in parts]

@@ -58,6 +58,31 @@ async def test_an_unknown_method_and_a_timeout_that_is_none(client: Client) -> N
     assert await client.status(3) is Code.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "code"),
+    [
+        ("/s/nothing", [], Code.UNIMPLEMENTED),
+        ("/s/each", [("grpc-timeout", "soon")], Code.INVALID_ARGUMENT),
+        ("/s/each", [("k", "v" * 40_000)], Code.RESOURCE_EXHAUSTED),
+    ],
+)
+async def test_what_is_refused_at_once_waits_for_the_first_of_its_data(
+    client: Client, path: str, more: list[tuple[str, str]], code: Code
+) -> None:
+    """grpc.aio would tell its caller of an internal error if it were answered before."""
+    head = b"".join(frames.headers(1, client.head(path, more), end_stream=False))
+    client.connection.data_received(head)
+    await settle()
+    assert [frame.kind for frame in client.hear()] == []
+    client.connection.data_received(data(1, b"\0\0\0\0\x01x", ended=False))
+    assert await client.status(1) is code
+    # Who sends nothing is told all the same, and who ends at once does not wait.
+    client.connection.data_received(b"".join(frames.headers(3, client.head(path, more), end_stream=False)))
+    assert await client.status(3) is code
+    client.connection.data_received(b"".join(frames.headers(5, client.head(path, more), end_stream=True)))
+    assert not client.connection.engine.streams
+
+
 @pytest.mark.parametrize("messages", [(), (b"one", b"two")])
 async def test_one_message_is_not_none_and_not_two(client: Client, messages: tuple[bytes, ...]) -> None:
     client.call(1, "/s/echo", *messages)

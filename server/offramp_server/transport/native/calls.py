@@ -24,6 +24,7 @@ from offramp_server.transport.native.metadata import (
     failure_trailers,
     ok_trailers,
 )
+from offramp_server.transport.native.refusals import FIRST_MESSAGE_SECONDS
 
 # Up to here a prefix and its message are copied together into one frame.
 _ONE_FRAME = 16_000
@@ -31,8 +32,6 @@ _ONE_FRAME = 16_000
 _LEAST_COMPRESSED, _MOST_COMPRESSED = 1024, 64 * 1024
 # What a handler that streams may be ahead of its client.
 _SEND_AHEAD = 64 * 1024
-# How long a client that streams may take to its first message.
-_FIRST_MESSAGE_SECONDS = 0.1
 
 
 class Host(Protocol):
@@ -217,9 +216,8 @@ class Call(HandledCall):
 
     def _say(self, failure: CallFailed) -> None:
         self._failure = failure
-        # grpc.aio forgets the status of a stream that ends before its first message is out.
         if self._method.client_streaming and not (self._heard or self._begun or self._stream.peer_ended):
-            self._timer = self._loop.call_later(_FIRST_MESSAGE_SECONDS, self._say_failure)
+            self._timer = self._loop.call_later(FIRST_MESSAGE_SECONDS, self._say_failure)
         else:
             self._say_failure()
 

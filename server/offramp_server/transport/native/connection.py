@@ -17,6 +17,7 @@ from offramp_server.transport.interface import CallFailed, Code, Method
 from offramp_server.transport.native.calls import Call
 from offramp_server.transport.native.limits import Memory, NativeLimits
 from offramp_server.transport.native.metadata import Head, failure_only, http_only, read_head
+from offramp_server.transport.native.refusals import Refusal
 
 _logger = logging.getLogger("offramp.transport")
 
@@ -188,13 +189,11 @@ class Connection(asyncio.Protocol):
             self.engine.end(stream, http_only(head.http_status))
             return None
         if head.failure is not None:
-            self.engine.end(stream, failure_only(head.failure))
-            return None
+            return Refusal(self.loop, self.engine, stream, head.failure)
         method = self._shared.methods.get(head.path)
         if method is None:
             said = CallFailed(Code.UNIMPLEMENTED, f"there is no method {head.path[:200]}")
-            self.engine.end(stream, failure_only(said))
-            return None
+            return Refusal(self.loop, self.engine, stream, said)
         limits = self._shared.limits
         if self.running >= limits.http2.max_streams:
             # Their streams were reset, but they have not come to their end.
@@ -208,7 +207,10 @@ class Connection(asyncio.Protocol):
     def on_oversized(self, stream: Stream) -> None:
         limit = self._shared.limits.http2.max_header_list_bytes
         said = CallFailed(Code.RESOURCE_EXHAUSTED, f"more metadata than the {limit} bytes that are taken")
-        self.engine.end(stream, failure_only(said))
+        if stream.peer_ended:
+            self.engine.end(stream, failure_only(said))
+        else:
+            stream.receiver = Refusal(self.loop, self.engine, stream, said)
 
     def on_ping_answered(self, opaque: bytes) -> None:
         if opaque == _DRAIN and self._draining:
