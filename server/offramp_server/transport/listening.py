@@ -46,7 +46,6 @@ class SharedAddress:
 
     def __init__(self, host: str, port: int, backlog: int) -> None:
         """Raises ConfigurationError if somebody has it."""
-        self._host = host
         self._backlog = backlog
         # The kernel deals out connections to all that listen at a port; at a path, whoever is first takes one.
         self._dealt_out = hasattr(socket, "SO_REUSEPORT") and path_of(host) is None
