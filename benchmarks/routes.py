@@ -13,6 +13,7 @@ was answered: accuracy, agreement with the reference, and which exit or models a
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import shutil
@@ -21,6 +22,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +64,14 @@ class Turn:
     other_cores: float
 
 
+FIGURES: Mapping[str, Callable[[Turn], float]] = {
+    "answers/s": lambda turn: turn.rate,
+    "p50": lambda turn: turn.p50_ms,
+    "p99": lambda turn: turn.p99_ms,
+    "server CPU": lambda turn: turn.server_cpu_us,
+}
+
+
 @dataclass(frozen=True)
 class Load:
     """What the client saw: of each call which example it was, seconds, and the answer's bytes."""
@@ -82,14 +92,28 @@ class Answered:
 
 
 class Run:
-    """Measures paths of one running server."""
+    """Measures paths of one running server, with the clients of `runtimes.route_load` or `runtimes.http2_load`."""
 
-    def __init__(self, server: ServerProcess, target: str, examples: Examples, output: str) -> None:
+    def __init__(
+        self,
+        server: ServerProcess,
+        target: str,
+        examples: Examples,
+        output: str,
+        transport: str = "",
+        bare: bool = False,
+    ) -> None:
         self._server = server
         self._target = target
         self._examples = examples
         self._output = output
+        self._transport = transport
+        self._bare = bare
         self.answered: dict[str, Answered] = {}
+
+    def name(self, path: str) -> str:
+        """What the path is called in the report."""
+        return f"{path}, {self._transport}" if self._transport else path
 
     def turn(self, path: str, concurrency: int, number: int, seconds: float) -> Turn:
         """Raises CalledProcessError if a call fails."""
@@ -101,11 +125,13 @@ class Run:
         p50, p99 = np.percentile(load.latencies_s, (50, 99)) * 1e3
         calls = len(load.latencies_s)
         rate, each = calls / load.seconds, cpu_s / calls * 1e6
-        return Turn(path, concurrency, number, rate, p50, p99, each, max(0.0, others) / load.seconds)
+        return Turn(self.name(path), concurrency, number, rate, p50, p99, each, max(0.0, others) / load.seconds)
 
     def _load(self, path: str, concurrency: int, seconds: float, seed: int) -> Load:
-        command = [sys.executable, "-m", "benchmarks.runtimes.route_load", self._target]
-        arguments = [str(concurrency), str(seconds), str(seed)]
+        module = "http2_load" if self._bare else "route_load"
+        command = [sys.executable, "-m", f"benchmarks.runtimes.{module}", self._target, str(concurrency)]
+        bare = ["--seconds", str(seconds), "--seed", str(seed), "--answers"]
+        arguments = bare if self._bare else [str(seconds), str(seed)]
         requests = pack(self._examples.requests(path))
         done = subprocess.run(
             [*command, *arguments], input=requests, stdout=subprocess.PIPE, cwd=REPOSITORY_ROOT, check=True
@@ -114,7 +140,7 @@ class Run:
         return Load(**json.loads(line), answers=list(unpack(answers)))
 
     def _note(self, path: str, load: Load) -> None:
-        noted = self.answered.setdefault(path, Answered())
+        noted = self.answered.setdefault(self.name(path), Answered())
         for request, answer in zip(load.requests, load.answers, strict=True):
             result = decode(pb.ModelInferResponse.FromString(answer))
             noted.classes[request] = int(result[self._output].argmax())
@@ -136,17 +162,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     directory = cache_directory("runs", stamp)
     repository = with_engine(options.repository, directory / "models", options.engine, options.threads)
-    server = start(repository, directory / "server.log", options.config)
-    try:
-        run = Run(server, announced_target(server, START_TIMEOUT_S), examples, options.output)
-        turns = list(measure(run, paths, options))
-    finally:
-        server.stop()
+    with ExitStack() as servers:
+        runs = []
+        for transport in options.transports or [""]:
+            server = start(repository, directory / f"server{transport}.log", options.config, transport)
+            servers.callback(server.stop)
+            target = announced_target(server, START_TIMEOUT_S)
+            runs.append(Run(server, target, examples, options.output, transport, options.client == "bare"))
+        turns = list(measure(runs, paths, options))
+    names = [run.name(path) for run in runs for path in paths]
+    answered = {name: answers for run in runs for name, answers in run.answered.items()}
     report = "\n".join(
         [
             heading(shlex.join(["python", "-m", "benchmarks.routes", *given]), machine, turns, options),
-            *(speed_table(turns, paths, concurrency) for concurrency in options.concurrency),
-            answers_table(run.answered, paths, examples, options.reference),
+            *(speed_table(turns, names, concurrency) for concurrency in options.concurrency),
+            transports_table(turns, runs, paths, options.concurrency),
+            answers_table(answered, names, examples, names[0]),
         ]
     )
     write(report, turns, options.results, f"routes-{stamp}")
@@ -169,6 +200,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--engine", help="[engine] backend of every model, instead of what each says")
     result.add_argument("--threads", type=int, default=1, help="[engine] threads, with --engine (%(default)s)")
     result.add_argument("--config", type=Path, help="of the server")
+    result.add_argument("--transports", type=words, default=[], help="a server for each of grpcio,native")
+    result.add_argument(
+        "--client", choices=["grpc", "bare"], default="grpc", help="bare: HTTP/2 at a tenth of the cost"
+    )
     result.add_argument("--concurrency", type=numbers, default=[8], help="calls in flight, e.g. 1,8,32")
     result.add_argument("--rounds", type=int, default=5)
     result.add_argument("--seconds", type=float, default=4.0, help="length of one measurement (%(default)s)")
@@ -177,7 +212,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",") if word]
+    return [int(word) for word in words(text)]
+
+
+def words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def with_engine(repository: Path, copy: Path, engine: str | None, threads: int) -> Path:
@@ -192,36 +231,41 @@ def with_engine(repository: Path, copy: Path, engine: str | None, threads: int) 
     return copy
 
 
-def start(repository: Path, log: Path, config: Path | None) -> ServerProcess:
+def start(repository: Path, log: Path, config: Path | None, transport: str = "") -> ServerProcess:
+    """An empty `transport` is what the configuration says."""
     executable = project_environment().root / "bin" / "offramp"
     command: list[str | Path] = [executable, "serve", "--model-repository", repository, "--grpc-port", "0"]
     command += ["--http-port", "0"]
     if config is not None:
         command += ["--config", config]
-    return ServerProcess(command, base_environment(), log)
+    chosen = {"OFFRAMP_SERVER__TRANSPORT": transport} if transport else {}
+    return ServerProcess(command, {**base_environment(), **chosen}, log)
 
 
-def measure(run: Run, paths: Sequence[str], options: argparse.Namespace) -> Iterator[Turn]:
-    for path in paths:
-        say(f"warming up {path}")
+def measure(runs: Sequence[Run], paths: Sequence[str], options: argparse.Namespace) -> Iterator[Turn]:
+    turns = [(path, run) for path in paths for run in runs]
+    for path, run in turns:
+        say(f"warming up {run.name(path)}")
         run.turn(path, max(options.concurrency), 0, options.seconds * WARM_UP_SHARE)
-    run.answered.clear()
+    for run in runs:
+        run.answered.clear()
     for concurrency in options.concurrency:
         for number in range(1, options.rounds + 1):
             say(f"c={concurrency}, round {number} of {options.rounds}")
-            for path in paths:
+            for path, run in turns:
                 yield run.turn(path, concurrency, number, options.seconds)
 
 
 def heading(command: str, machine: Machine, turns: Sequence[Turn], options: argparse.Namespace) -> str:
     others = [turn.other_cores for turn in turns]
+    client = "bare HTTP/2" if options.client == "bare" else "grpc.aio"
     noisy = NOISY if statistics.mean(others) > QUIET_CORES else ""
     return f"""\
 # Routes beside the models that they run, {machine.date}
 
 `{command}`
 
-{machine.cpu}, {machine.cores} cores shared by server and client (grpc.aio, c connections with one call in flight
+{machine.cpu}, {machine.cores} cores shared by server and client ({client}, c connections with one call in flight
 each); {machine.system}; Python {machine.python}. Medians of {options.rounds} interleaved rounds of {options.seconds:g}
 s; ratios are taken within a round and then summarised. Other processes used {statistics.mean(others):.2f} cores
 meanwhile, {max(others):.2f} at worst.
@@ -248,6 +292,24 @@ def speed_table(turns: Sequence[Turn], paths: Sequence[str], concurrency: int) -
         for path, mine in by_path.items()
     ]
     return f"## c={concurrency}\n\n{table(columns, rows)}"
+
+
+def transports_table(turns: Sequence[Turn], runs: Sequence[Run], paths: Sequence[str], levels: Sequence[int]) -> str:
+    """Every path over each further transport as a share of the first one."""
+
+    def of(name: str, concurrency: int) -> list[Turn]:
+        return [each for each in turns if (each.path, each.concurrency) == (name, concurrency)]
+
+    first, *others = runs
+    rows = []
+    for path in paths:
+        for concurrency, run in itertools.product(levels, others):
+            pair = of(run.name(path), concurrency), of(first.name(path), concurrency)
+            shares = [ratio(*pair, figure) for figure in FIGURES.values()]
+            rows.append((run.name(path), str(concurrency), *(f"{share:.2f}" for share in shares)))
+    if not rows:
+        return ""
+    return f"## Divided by {first.name('the same path')}\n\n{table(('path', 'c', *FIGURES), rows)}"
 
 
 def answers_table(answered: Mapping[str, Answered], paths: Sequence[str], examples: Examples, reference: str) -> str:

@@ -22,7 +22,15 @@ from benchmarks.harness.load import H2Load, LoadError, LoadGenerator, choose_loa
 from benchmarks.harness.machine import describe_machine
 from benchmarks.harness.open_loop import OpenPlan
 from benchmarks.harness.report import Run, to_json, to_markdown
-from benchmarks.harness.workloads import FASHION_TEACHER, MODELS, SUFFIXES, TORCH_EAGER, Workload, load_workloads
+from benchmarks.harness.workloads import (
+    FASHION_STUDENT_INT8,
+    FASHION_TEACHER,
+    MODELS,
+    SUFFIXES,
+    TORCH_EAGER,
+    Workload,
+    load_workloads,
+)
 from benchmarks.servers.catalogue import EQUAL, PEERS, RECOMMENDED, own_servers, peers
 from benchmarks.servers.offramp import GRPCIO, NATIVE
 
@@ -59,9 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chosen_workloads(options: argparse.Namespace) -> list[Workload]:
-    """Raises ValueError for a name that there is not, FileNotFoundError for a repository without the teacher."""
+    """Raises ValueError for a name that there is not, FileNotFoundError for a repository without its models."""
     usual = (*MODELS, *([FASHION_TEACHER] if options.repository else [])) if options.peers else QUICK_WORKLOADS
     known = load_workloads(options.engine, options.repository)
+    if options.settings == RECOMMENDED:
+        # "auto" starts from an exported program.
+        known.pop(FASHION_STUDENT_INT8, None)
     names = options.workloads or usual
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -76,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--settings", choices=[EQUAL, RECOMMENDED], default=EQUAL, help="default %(default)s")
     result.add_argument("--transports", type=words, default=[GRPCIO], help=f"of Offramp: {GRPCIO},{NATIVE}")
     result.add_argument("--repository", type=Path, help=f"has {FASHION_TEACHER}, which is measured too then")
-    result.add_argument("--workloads", type=words, help=f"comma-separated: {','.join((*MODELS, FASHION_TEACHER))}")
+    names = ",".join((*MODELS, FASHION_TEACHER, FASHION_STUDENT_INT8))
+    result.add_argument("--workloads", type=words, help=f"comma-separated: {names} (with --engine onnxruntime)")
     result.add_argument("--concurrency", type=numbers, default=[1, 8, 32], help="calls in flight, e.g. 1,8,32")
     result.add_argument("--rounds", type=int, help=f"default {QUICK_ROUNDS}, with peers {FULL_ROUNDS}")
     result.add_argument("--seconds", type=float, default=2.0, help="length of one measurement, about")

@@ -12,7 +12,7 @@ from benchmarks.harness.open_loop import OpenPlan
 from benchmarks.harness.open_report import open_section
 from benchmarks.harness.samples import Sample, Samples, Summary
 from benchmarks.harness.tables import as_json, one_line, table, without_home
-from benchmarks.servers.offramp import IN_PROCESS, WORKER
+from benchmarks.servers.offramp import IN_PROCESS, NATIVE, WORKER, server_name
 
 ECHO = "grpc.aio echo"
 BARE = "bare compute"
@@ -144,27 +144,32 @@ def against_bare_compute(samples: Samples, run: Run) -> str:
 
 
 def against_peers(samples: Samples, run: Run) -> str:
+    """A table for each transport of the server that took part; the native one is held against the other as well."""
+    native = server_name("process", NATIVE)
+    never = [ECHO, BARE, IN_PROCESS, server_name("in-process", NATIVE), native]
+    tables = (divided_by(samples, run, native, never), divided_by(samples, run, WORKER, [*never, WORKER]))
+    return "\n".join(filter(None, tables))
+
+
+def divided_by(samples: Samples, run: Run, ours: str, left_out: Sequence[str]) -> str:
+    def ratio(peer: str, workload: str, c: int, compare: Callable[[Sample, Sample], float]) -> str:
+        return show(samples.paired(ours, peer, workload, c, compare), ".2f")
+
     rows = [
         [
             workload,
-            server,
-            *(
-                show(samples.paired(WORKER, server, workload, c, lambda a, b: a.rate / b.rate), ".2f")
-                for c in run.concurrency
-            ),
-            *(
-                show(samples.paired(WORKER, server, workload, c, lambda a, b: a.p99_ms / b.p99_ms), ".2f")
-                for c in run.concurrency
-            ),
+            peer,
+            *(ratio(peer, workload, c, lambda a, b: a.rate / b.rate) for c in run.concurrency),
+            *(ratio(peer, workload, c, lambda a, b: a.p99_ms / b.p99_ms) for c in run.concurrency),
         ]
         for workload in run.workloads
-        for server in samples.servers(workload)
-        if server not in (ECHO, BARE, IN_PROCESS, WORKER)
+        for peer in samples.servers(workload)
+        if peer not in left_out and ours in samples.servers(workload)
     ]
     if not rows:
         return ""
     titles = [*(f"answers per s, c={c}" for c in run.concurrency), *(f"p99, c={c}" for c in run.concurrency)]
-    return f"## {WORKER}, divided by each peer\n\n{table(['workload', 'peer', *titles], rows)}"
+    return f"## {ours}, divided by each peer\n\n{table(['workload', 'peer', *titles], rows)}"
 
 
 def not_run(run: Run) -> str:

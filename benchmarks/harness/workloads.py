@@ -22,8 +22,8 @@ from benchmarks.harness.environments import REPOSITORY_ROOT
 MODELS = ("identity", "student", "teacher")
 # Return their input.
 IDENTITIES = ("identity", "any-width")
-# From a repository of the Fashion-MNIST example.
-FASHION_TEACHER = "fashion-teacher"
+# From a repository of the Fashion-MNIST example. What is quantized there is an ONNX file and nothing else.
+FASHION_TEACHER, FASHION_STUDENT_INT8 = "fashion-teacher", "fashion-student-int8"
 TORCH_EAGER, ONNX_RUNTIME = "torch-eager", "onnxruntime"
 # What a file of each engine ends in; the file decides what runs it, in every server.
 SUFFIXES: Mapping[str, str] = {TORCH_EAGER: ".pt2", ONNX_RUNTIME: ".onnx"}
@@ -100,12 +100,15 @@ class Workload:
 def load_workloads(engine: str, fashion_repository: Path | None = None) -> dict[str, Workload]:
     """Return the workloads by name, as files for `engine`, exporting what the cache does not have.
 
-    Raises FileNotFoundError if `fashion_repository` has no exported teacher.
+    Raises FileNotFoundError if `fashion_repository` lacks the models of the example.
     """
     workloads = {name: load_workload(name, engine) for name in MODELS}
     if fashion_repository is not None:
         program = fashion_repository / FASHION_TEACHER / "1" / "model.pt2"
         workloads[FASHION_TEACHER] = load_workload(FASHION_TEACHER, engine, program)
+        if engine == ONNX_RUNTIME:
+            file = fashion_repository / FASHION_STUDENT_INT8 / "1" / "model.onnx"
+            workloads[FASHION_STUDENT_INT8] = load_workload(FASHION_STUDENT_INT8, engine, file)
     return workloads
 
 

@@ -1,7 +1,8 @@
-"""Export a model of the benchmark: `python -m benchmarks.runtimes.export_models DIRECTORY NAME[.onnx | =FILE.pt2]`.
+"""Export a model of the benchmark: `python -m benchmarks.runtimes.export_models DIRECTORY NAME[.onnx | =FILE]`.
 
 NAME, one of MODELS: writes NAME.pt2 and NAME.npz (sixteen inputs and the outputs that eager batch-1 inference gives).
-NAME=FILE.pt2: the same for a program that was exported already. NAME.onnx: writes that from the NAME.pt2 there is.
+NAME=FILE: the same for a program that was exported already, or for an ONNX file, which stays one. NAME.onnx: writes
+that from the NAME.pt2 there is.
 Weights are random but seeded: time per call does not depend on their values.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
+from benchmarks.runtimes.program import load_program
 
 SEED = 20261122
 SAMPLES = 16
@@ -118,9 +121,30 @@ def make(name: str, directory: Path) -> None:
 def take_over(name: str, file: Path, directory: Path) -> None:
     """Use a program as it is, with inputs drawn from [0, 1)."""
     torch.manual_seed(SEED)
+    if file.suffix == ".onnx":
+        take_over_onnx(file, directory / f"{name}.onnx")
+        return
     shutil.copyfile(file, directory / f"{name}.pt2")
     program = torch.export.load(file)
     save_examples(program, torch.rand(SAMPLES, *item_shape(program)), directory / f"{name}.npz")
+
+
+def take_over_onnx(file: Path, copy: Path) -> None:
+    """With the names that all servers know it by."""
+    import onnx
+
+    model = onnx.load(file)
+    [taken], [given] = model.graph.input, model.graph.output
+    names = {taken.name: "input", given.name: "output"}
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+    taken.name, given.name = "input", "output"
+    onnx.save(model, copy)
+    program = load_program(copy)
+    inputs = torch.rand(SAMPLES, *(size.dim_value for size in taken.type.tensor_type.shape.dim[1:])).numpy()
+    outputs = np.concatenate([program(inputs[index : index + 1]) for index in range(SAMPLES)])
+    np.savez(copy.with_suffix(".npz"), inputs=inputs, outputs=outputs)
 
 
 def item_shape(program: torch.export.ExportedProgram) -> tuple[int, ...]:

@@ -11,19 +11,28 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 from hpack import Decoder
 
 from benchmarks.harness.certificate import write_certificate
 from benchmarks.harness.environments import NotRunnableError
+from benchmarks.harness.experiment import Outcome
+from benchmarks.harness.labelled import Examples
 from benchmarks.harness.machine import describe_machine
-from benchmarks.harness.samples import Sample
+from benchmarks.harness.processes import ServerProcess
+from benchmarks.harness.report import Run, against_peers
+from benchmarks.harness.samples import Sample, Samples
 from benchmarks.harness.scaling import Growth, Measured
 from benchmarks.harness.transports_report import CPP_ECHO, Scenario, over_grpcio, to_markdown
 from benchmarks.harness.verify import verify
 from benchmarks.harness.workloads import Workload
+from benchmarks.routes import Run as Routes
+from benchmarks.routes import Turn, transports_table
+from benchmarks.runtimes.export_models import take_over_onnx
 from benchmarks.runtimes.header_fields import INDEXED, METADATA, SAME, UNINDEXED, heads, unique_fields
 from benchmarks.runtimes.http2_load import Calls, Connection, LoadFailed, run
+from benchmarks.runtimes.program import load_program
 from benchmarks.runtimes.route_load import METHOD
 from benchmarks.servers.echo import GrpcAioEcho, built_echo
 from benchmarks.transports import KINDS, scenario_names
@@ -162,3 +171,44 @@ def test_every_scenario_has_samples_of_its_own_name() -> None:
 def test_an_unknown_scenario_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ArgumentTypeError, match="unknown scenario 'tsl': expected some of plain, same"):
         scenario_names("tsl")
+
+
+def test_a_served_onnx_file_is_taken_over_with_the_names_that_every_server_knows(tmp_path: Path) -> None:
+    def tensor(name: str) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4])
+
+    nodes = [onnx.helper.make_node("Neg", ["image"], ["half"]), onnx.helper.make_node("Relu", ["half"], ["logits"])]
+    graph = onnx.helper.make_graph(nodes, "g", [tensor("image")], [tensor("logits")])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "model.onnx")
+    take_over_onnx(tmp_path / "model.onnx", tmp_path / "taken.onnx")
+    taken = onnx.load(tmp_path / "taken.onnx").graph
+    assert ([each.name for each in taken.input], [each.name for each in taken.output]) == (["input"], ["output"])
+    with np.load(tmp_path / "taken.npz") as arrays:
+        assert arrays["inputs"].shape == arrays["outputs"].shape == (16, 4)
+        assert np.array_equal(load_program(tmp_path / "taken.onnx")(arrays["inputs"]), arrays["outputs"])
+
+
+@pytest.mark.parametrize(("ours", "peers"), [("native", ["grpcio", "Triton"]), ("grpcio", ["Triton"])])
+def test_peers_are_held_against_each_transport_that_took_part(ours: str, peers: list[str]) -> None:
+    names = {"grpcio": "Offramp, worker process", "native": "Offramp, worker process, native transport"}
+    samples = [replace(SAMPLE, server=name) for name in (*names.values(), "Offramp, in-process", "Triton")]
+    run = Run("command", "client", describe_machine(), 1.0, 1, ["plain"], [1], Outcome(samples=samples))
+    tables = against_peers(Samples(samples), run).split("## ")
+    [section] = [part for part in tables if part.startswith(f"{names[ours]}, divided")]
+    compared = [line.split("|")[2].strip() for line in section.splitlines() if line.startswith("| plain")]
+    assert compared == [names.get(peer, peer) for peer in peers]
+
+
+def test_a_route_over_one_transport_is_a_share_of_itself_over_the_other(tmp_path: Path) -> None:
+    process = ServerProcess(["true"], {}, tmp_path / "log")
+    runs = [Routes(process, "", Examples([], np.array([], np.int64)), "logits", each) for each in ("grpcio", "native")]
+    turns = [
+        Turn("r, grpcio", 1, 1, rate=100.0, p50_ms=4.0, p99_ms=8.0, server_cpu_us=400.0, other_cores=0.0),
+        Turn("r, native", 1, 1, rate=300.0, p50_ms=1.0, p99_ms=4.0, server_cpu_us=100.0, other_cores=0.0),
+    ]
+    said = " ".join(transports_table(turns, runs, ["r"], [1]).split())
+    assert "Divided by the same path, grpcio" in said
+    assert "| r, native | 1 | 3.00 | 0.25 | 0.50 | 0.25 |" in said
+    assert transports_table(turns, runs[:1], ["r"], [1]) == ""
+    process.stop()
