@@ -36,6 +36,8 @@ SERVICE = "/interop.Echo/"
 SEND_BACK = "back-"
 # What a call that drains may take. Seconds.
 _GRACE = 60.0
+# Of metadata.
+METADATA_BYTES = 8192
 # Of the listener whose clients may ping this often. Seconds.
 PING_INTERVAL = 0.05
 
@@ -156,7 +158,7 @@ def service(echo: Echo) -> Service:
 def listeners(folder: Path) -> dict[str, ListenOptions]:
     """`folder` has server.pem, server.key and ca.pem; a socket comes to lie there as well."""
     pair = (folder / "server.pem").read_bytes(), (folder / "server.key").read_bytes()
-    plain = ListenOptions("127.0.0.1", 0, max_metadata_bytes=8192)
+    plain = ListenOptions("127.0.0.1", 0, max_metadata_bytes=METADATA_BYTES)
     return {
         "plain": plain,
         "ipv6": replace(plain, host="::1"),

@@ -21,7 +21,7 @@ class KeyPair:
 
 
 class Authority:
-    """Signs certificates that hold for a day."""
+    """Signs certificates that hold for a day, or did so yesterday."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -33,11 +33,11 @@ class Authority:
         )
         self.certificate = certificate.public_bytes(serialization.Encoding.PEM)
 
-    def sign(self, host: str) -> KeyPair:
+    def sign(self, host: str, expired: bool = False) -> KeyPair:
         """For a host name, or for an address."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _builder(_name(host), self._name, key.public_key())
+            _builder(_name(host), self._name, key.public_key(), expired)
             .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -58,8 +58,10 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, expired: bool = False
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=expired)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
