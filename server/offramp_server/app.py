@@ -92,7 +92,7 @@ class Server:
         services = build_services(self.core.serving, self.health, rpc_settings, log_control, self._tracer)
         self._transport = _transport(services, settings, log_control)
         self._gpus = GpuMonitor()
-        exposition = Exposition(self.core.serving.stats, gauges_of(self.core), self._gpus.readings)
+        exposition = Exposition(self.core.serving.stats, gauges_of(self.core, self._transport), self._gpus.readings)
         self._http = TelemetryServer(exposition, lambda: self.core.serving.live, self._not_ready)
         self._watcher: asyncio.Task[None] | None = None
         self._draining = False

@@ -12,18 +12,22 @@ from offramp_server.routing.binding import BoundRoute
 from offramp_server.routing.overrides import settings_of
 from offramp_server.telemetry.gauges import (
     FollowUpGauges,
+    FrontEndGauges,
+    FrontEndProcess,
     Gauges,
     ModelGauges,
     RouteGauges,
     StoreGauges,
     WorkerGauges,
 )
+from offramp_server.transport.interface import Transport
+from offramp_server.transport.relay.transport import RelayTransport
 
 # Roles of a route's parts: one that may answer early, one that has a share of the traffic.
 STAGE, ARM = "stage", "arm"
 
 
-def gauges_of(core: Core) -> Gauges:
+def gauges_of(core: Core, transport: Transport | None = None) -> Gauges:
     return Gauges(
         ready=lambda: core.serving.ready,
         requests_in_flight=lambda: core.admission.in_flight,
@@ -33,7 +37,15 @@ def gauges_of(core: Core) -> Gauges:
         routes=lambda: list(_routes(core)),
         follow_ups=lambda: FollowUpGauges(core.follow_ups.under_way, core.follow_ups.held_bytes),
         store=lambda: _store(core),
+        front_ends=lambda: _front_ends(transport),
     )
+
+
+def _front_ends(transport: Transport | None) -> FrontEndGauges:
+    if not isinstance(transport, RelayTransport):
+        return FrontEndGauges()
+    seats = (FrontEndProcess(seat.number, seat.pid, seat.connections) for seat in transport.seats)
+    return FrontEndGauges(tuple(seats), transport.restarts)
 
 
 def _models(core: Core) -> Iterator[ModelGauges]:

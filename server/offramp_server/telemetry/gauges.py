@@ -74,6 +74,25 @@ class FollowUpGauges:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontEndProcess:
+    """One process that carries calls for the server."""
+
+    number: int
+    # None: it is being started again.
+    pid: int | None
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEndGauges:
+    """None: the server carries its calls itself."""
+
+    processes: tuple[FrontEndProcess, ...] = ()
+    # Since the server started, by how they ended.
+    restarts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Each is called once for a scrape, on the event loop's thread, and must not wait."""
 
@@ -86,3 +105,4 @@ class Gauges:
     routes: Callable[[], Iterable[RouteGauges]] = tuple
     follow_ups: Callable[[], FollowUpGauges] = FollowUpGauges
     store: Callable[[], StoreGauges] = StoreGauges
+    front_ends: Callable[[], FrontEndGauges] = FrontEndGauges

@@ -1,4 +1,4 @@
-"""Resident memory of processes, from Linux's /proc. Elsewhere the answer is None."""
+"""Resident memory and CPU time of processes, from Linux's /proc. Elsewhere the answer is None."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def resident_bytes(pid: int, proc: Path = PROC) -> int | None:
     except (OSError, IndexError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int, proc: Path = PROC) -> float | None:
+    """CPU time of one process, user and system; None if it is gone or /proc is not there."""
+    fields = _stat(pid, proc)
+    return None if fields is None else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def tree_resident_bytes(pid: int, proc: Path = PROC) -> int | None:
@@ -59,9 +65,14 @@ def _pids(proc: Path) -> Iterable[int]:
 
 
 def _parent(pid: int, proc: Path) -> int | None:
+    fields = _stat(pid, proc)
+    return None if fields is None else int(fields[1])
+
+
+def _stat(pid: int, proc: Path) -> list[str] | None:
+    """What follows the command's name, which stands in parentheses and may itself hold spaces and parentheses."""
     try:
         stat = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The command's name stands in parentheses and may itself hold spaces and parentheses.
-    return int(stat.rpartition(")")[2].split()[1])
+    return stat.rpartition(")")[2].split()

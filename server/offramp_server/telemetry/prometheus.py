@@ -29,6 +29,7 @@ from offramp_server.errors import InvalidRequest
 from offramp_server.machine.nvml import GpuReading
 from offramp_server.telemetry.audit_metrics import follow_up_families, seen_families, store_families
 from offramp_server.telemetry.engine_metrics import engine_families
+from offramp_server.telemetry.front_end_metrics import front_end_families
 from offramp_server.telemetry.gauges import Gauges, ModelGauges, WorkerGauges
 from offramp_server.telemetry.gpu_metrics import gpu_families, triton_gpu_families
 from offramp_server.telemetry.process import resident_bytes
@@ -132,6 +133,7 @@ class OfframpCollector(Collector):
         yield from follow_up_families(self._stats, under_way.count, under_way.bytes)
         yield from store_families(self._gauges.store())
         yield from self._workers(list(self._gauges.workers()))
+        yield from front_end_families(self._gauges.front_ends())
 
     def _server(self) -> Iterator[Metric]:
         yield InfoMetricFamily("offramp_build", "The version that runs.", value=self._build)

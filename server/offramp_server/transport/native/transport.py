@@ -57,6 +57,10 @@ class NativeTransport:
         self._own_path: OwnPath | None = None
         self._looking: asyncio.Task[None] | None = None
 
+    @property
+    def connections(self) -> int:
+        return len(self._shared.connections)
+
     async def start(self) -> int:
         context = None if self._options.tls is None else _tls_context(self._options.tls)
         self._shared.tls = context is not None

@@ -27,9 +27,10 @@ MESSAGE, PART, CREDIT = 5, 6, 7
 # Of the server. What ends a call: its only message, the end of its messages, a failure, and that a call which nobody
 # wants is really over. Trailing metadata comes before that.
 ANSWER, END, FAILED, GONE, TRAILING = 8, 9, 10, 11, 12
-# Of the link itself: what a front end is to do, that it does or why it cannot, that it is to end, how it is to log.
-HELLO, READY, REFUSED, DRAIN, LOGGING = 13, 14, 15, 16, 17
-KINDS = 18
+# Of the link itself. What a front end is to do, that it is to end, how it is to log; that it listens or why it cannot,
+# and how many connections it has.
+HELLO, DRAIN, LOGGING, READY, REFUSED, CONNECTIONS = 13, 14, 15, 16, 17, 18
+KINDS = 19
 
 # The number of the method, seconds that are left, and the sizes of the peer, of its identity (-1: none) and of the
 # metadata, which follow.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable, Sequence
 
@@ -15,7 +14,8 @@ from offramp_server.transport.relay import frames
 from offramp_server.transport.relay.forwarding import Forwarded, Upstream
 from offramp_server.transport.relay.hello import Hello
 
-_logger = logging.getLogger("offramp.transport")
+# Seconds.
+_TELL_EVERY = 0.5
 
 
 async def run_front_end(link: socket.socket, sockets: Sequence[socket.socket], log: Callable[[int, str], None]) -> bool:
@@ -46,12 +46,24 @@ async def _serve(transport: NativeTransport, upstream: Upstream, told: _Told) ->
         upstream.link.send(frames.REFUSED, 0, str(error).encode())
         return True
     upstream.link.send(frames.READY, 0)
+    telling = asyncio.create_task(_tell_connections(transport, upstream))
     grace = 0.0
     try:
         grace = await told.drain
     finally:
+        telling.cancel()
         await transport.stop(grace)
     return True
+
+
+async def _tell_connections(transport: NativeTransport, upstream: Upstream) -> None:
+    """How many there are, when that has changed."""
+    told = 0
+    while True:
+        await asyncio.sleep(_TELL_EVERY)
+        if transport.connections != told:
+            told = transport.connections
+            upstream.link.send(frames.CONNECTIONS, 0, frames.number(told))
 
 
 class _ServerGone(Exception):

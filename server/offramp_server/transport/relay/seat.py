@@ -1,166 +1,97 @@
-"""One front end from without: started, kept running, and ended with the server."""
+"""A place for one front end: whoever leaves it before the server ends is replaced."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import Counter
 
 from offramp_server.errors import ConfigurationError
-from offramp_server.transport.interface import Method
-from offramp_server.transport.listening import SharedAddress, close_all
-from offramp_server.transport.relay import frames
-from offramp_server.transport.relay.hello import Hello
-from offramp_server.transport.relay.processes import Launch, Started
-from offramp_server.transport.relay.relayed_call import Relayed
-
-_START_SECONDS = 60.0
-_FIRST_BACKOFF_SECONDS = 0.1
-_MOST_BACKOFF_SECONDS = 10.0
-# One that ran for so long is worth starting again at once.
-_SOUND_SECONDS = 60.0
-# What a front end takes to end beyond the grace that calls have: to give up what is left, and to say so.
-_LAST_WORDS = 3.0
+from offramp_server.transport.relay.running import Common, RunningFrontEnd
 
 _logger = logging.getLogger("offramp.transport")
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
-    """What all front ends of a server have in common."""
-
-    methods: Sequence[Method]
-    address: SharedAddress
-    hello: Callable[[], Hello]
-    launch: Launch
-    # Called when one has to be started again, with how it ended.
-    on_end: Callable[[str], None]
-
-
 class Seat:
-    """A place for one front end at a time."""
+    """The front ends of one number, one after the other."""
 
-    def __init__(self, number: int, common: Common) -> None:
+    def __init__(self, number: int, common: Common, restarts: Counter[str]) -> None:
+        """In `restarts` those are counted that had to be replaced, by how they ended."""
         self.number = number
         self._common = common
-        self._relayed: Relayed | None = None
-        self._started: Started | None = None
-        self._ready: asyncio.Future[None] | None = None
-        self._lost = asyncio.Event()
-        self._opened_at = 0.0
+        self._restarts = restarts
+        self._front_end: RunningFrontEnd | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
-        return None if self._started is None else self._started.pid
+        """None: it is being started again, or is no process of its own."""
+        return None if self._front_end is None else self._front_end.pid
+
+    @property
+    def connections(self) -> int:
+        return 0 if self._front_end is None else self._front_end.connections
 
     async def open(self) -> None:
         """Return once it listens. Raises ConfigurationError if it cannot."""
-        await self._open()
-        self._keeping = asyncio.create_task(self._keep(), name=f"front end {self.number}")
+        front_end = await self._start()
+        self._keeping = asyncio.create_task(self._keep(front_end), name=f"front end {self.number}")
+
+    def refuse_calls(self) -> None:
+        """Those that come from now on."""
+        if self._front_end is not None:
+            self._front_end.refuse_calls()
 
     async def close(self, grace: float) -> None:
         """Let it refuse what is new and finish what there is within `grace` seconds, and see it end."""
         if self._keeping is not None:
             self._keeping.cancel()
-        if self._relayed is not None and not self._lost.is_set():
-            self._relayed.draining = True
-            self._relayed.link.send(frames.DRAIN, 0, frames.seconds(grace))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(grace + _LAST_WORDS):
-                    await self._lost.wait()
-            if not self._lost.is_set():
-                _logger.warning("front end %s (process %s) did not end in time", self.number, self.pid)
-        await self._end()
+            await asyncio.wait([self._keeping])
+        front_end, self._front_end = self._front_end, None
+        if front_end is not None:
+            await front_end.drain(grace)
+            await front_end.end()
 
     def log(self, level: int, form: str) -> None:
         """From now on."""
-        if self._relayed is not None:
-            self._relayed.link.send(frames.LOGGING, 0, frames.log(level, form))
+        if self._front_end is not None:
+            self._front_end.log(level, form)
 
-    async def _open(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._lost = asyncio.Event()
-        self._ready = loop.create_future()
+    async def _start(self) -> RunningFrontEnd:
+        """Raises ConfigurationError."""
         try:
-            ours = self._launch()
+            front_end = RunningFrontEnd(self.number, self._common)
         except OSError as error:
             raise ConfigurationError(f"front end {self.number} cannot be started: {error.strerror}") from error
-        common = self._common
-        hello = common.hello()
-        control = {frames.READY: self._on_ready, frames.REFUSED: self._on_refused}
-        relayed = self._relayed = Relayed(common.methods, hello.listen.max_message_bytes, control, self._on_lost)
-        await loop.create_unix_connection(lambda: relayed.link, sock=ours)
-        relayed.link.send(frames.HELLO, 0, hello.encode())
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                await self._ready
-        except TimeoutError:
-            await self._end()
-            raise ConfigurationError(f"front end {self.number} was not ready after {_START_SECONDS:g} s") from None
+            await front_end.ready()
         except BaseException:
-            await self._end()
+            await front_end.end()
             raise
-        self._opened_at = loop.time()
+        self._front_end = front_end
+        return front_end
 
-    def _launch(self) -> socket.socket:
-        """Our end of the link. Raises OSError."""
-        ours, theirs = socket.socketpair()
-        sockets: list[socket.socket] = []
-        try:
-            with theirs:
-                sockets = self._common.address.sockets()
-                self._started = self._common.launch(theirs, sockets)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            close_all(sockets)
-        return ours
-
-    async def _end(self) -> str:
-        if self._relayed is not None:
-            self._relayed.link.abort()
-        return "not_started" if self._started is None else await self._started.ended()
-
-    async def _keep(self) -> None:
-        """Start it again whenever it ends."""
-        backoff = _FIRST_BACKOFF_SECONDS
+    async def _keep(self, front_end: RunningFrontEnd) -> None:
+        patience, clock = self._common.patience, asyncio.get_running_loop().time
+        pause = patience.first_pause
         while True:
-            await self._lost.wait()
-            pid = self.pid
-            reason = await self._end()
-            if asyncio.get_running_loop().time() - self._opened_at > _SOUND_SECONDS:
-                backoff = _FIRST_BACKOFF_SECONDS
-            _logger.warning(
-                "front end %s (process %s) ended: %s; its connections are lost, and it is started again",
-                self.number, pid, reason,
-            )  # fmt: skip
-            self._common.on_end(reason)
-            while True:
-                await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, _MOST_BACKOFF_SECONDS)
-                try:
-                    await self._open()
-                    break
-                except ConfigurationError as error:
-                    _logger.warning("front end %s: %s; it is tried again in %g s", self.number, error, backoff)
+            since = clock()
+            await front_end.lost.wait()
+            self._front_end = None
+            reason = await front_end.end()
+            self._restarts[reason] += 1
+            said = "front end %s (process %s) ended: %s; its connections are lost, and it is started again"
+            _logger.warning(said, self.number, front_end.pid, reason)
+            if clock() - since > patience.longest_pause:
+                pause = patience.first_pause
+            front_end, pause = await self._started_again(pause)
 
-    # What it says of itself
-
-    def _on_ready(self, number: int, data: bytes, start: int, end: int) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
-
-    def _on_refused(self, number: int, data: bytes, start: int, end: int) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(ConfigurationError(data[start:end].decode()))
-
-    def _on_lost(self) -> None:
-        self._lost.set()
-        if self._ready is not None and not self._ready.done():
-            said = f"front end {self.number} ended while it started; its reason is in the log"
-            self._ready.set_exception(ConfigurationError(said))
+    async def _started_again(self, pause: float) -> tuple[RunningFrontEnd, float]:
+        """After so many seconds, and as often as it takes. With the pause before the next time."""
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._common.patience.longest_pause)
+            try:
+                return await self._start(), pause
+            except ConfigurationError as error:
+                _logger.warning("front end %s: %s; it is tried again in %g s", self.number, error, pause)

@@ -13,7 +13,8 @@ from offramp_server.transport.native.transport import BACKLOG
 from offramp_server.transport.relay.forwarding import MethodKind
 from offramp_server.transport.relay.hello import Hello
 from offramp_server.transport.relay.processes import Launch, launch_process
-from offramp_server.transport.relay.seat import Common, Seat
+from offramp_server.transport.relay.running import Common, Patience
+from offramp_server.transport.relay.seat import Seat
 
 
 class RelayTransport:
@@ -26,6 +27,7 @@ class RelayTransport:
         front_ends: int,
         log: tuple[int, str],
         launch: Launch = launch_process,
+        patience: Patience | None = None,
     ) -> None:
         """`log`: level and form of the lines of front ends."""
         # How front ends ended that had to be started again.
@@ -35,17 +37,19 @@ class RelayTransport:
         self._front_ends = front_ends
         self._log = log
         self._launch = launch
+        self._patience = patience or Patience()
         self._address: SharedAddress | None = None
         self._seats: list[Seat] = []
 
     @property
-    def process_ids(self) -> Sequence[int]:
-        return [seat.pid for seat in self._seats if seat.pid is not None]
+    def seats(self) -> Sequence[Seat]:
+        """A place for each front end, whether one is there or is being started again."""
+        return self._seats
 
     async def start(self) -> int:
         address = self._address = SharedAddress(self._options.host, self._options.port, BACKLOG)
-        common = Common(self._methods, address, self._hello, self._launch, self._on_end)
-        self._seats = [Seat(number, common) for number in range(1, self._front_ends + 1)]
+        common = Common(self._methods, address, self._hello, self._launch, self._patience)
+        self._seats = [Seat(number, common, self.restarts) for number in range(1, self._front_ends + 1)]
         opened = await asyncio.gather(*(seat.open() for seat in self._seats), return_exceptions=True)
         errors = [error for error in opened if error is not None]
         if errors:
@@ -57,6 +61,8 @@ class RelayTransport:
     async def stop(self, grace: float) -> None:
         if self._address is not None:
             self._address.leave_path()
+        for seat in self._seats:
+            seat.refuse_calls()
         await asyncio.gather(*(seat.close(grace) for seat in self._seats))
         self._seats.clear()
         if self._address is not None:
@@ -73,6 +79,3 @@ class RelayTransport:
         # Together they may hold what one process may.
         max_buffered_bytes = NativeLimits().max_buffered_bytes // self._front_ends
         return Hello(tuple(kinds), self._options, max_buffered_bytes, *self._log)
-
-    def _on_end(self, reason: str) -> None:
-        self.restarts[reason] += 1
