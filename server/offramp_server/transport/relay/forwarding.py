@@ -121,7 +121,7 @@ class Upstream:
         self.max_waiting_bytes = 0
         self.loop = asyncio.get_running_loop()
         self.link = Link({**self._takers(), **control}, self._lost)
-        self._calls: dict[int, ForwardedCall] = {}
+        self.calls: dict[int, ForwardedCall] = {}
         self._count = 0
         self._is_lost = False
         self._on_lost = on_lost
@@ -151,7 +151,7 @@ class Upstream:
         if self.link.waiting_bytes > self.max_waiting_bytes:
             raise CallFailed(Code.RESOURCE_EXHAUSTED, "the server takes requests more slowly than they come")
         self._count += 1
-        call = self._calls[self._count] = ForwardedCall(self, self._count, context)
+        call = self.calls[self._count] = ForwardedCall(self, self._count, context)
         return call
 
     def _head(self, method: int, context: RawContext) -> bytes:
@@ -160,7 +160,7 @@ class Upstream:
 
     async def give_up(self, call: ForwardedCall) -> None:
         """Nobody wants it any more: return once its handler has ended, so that the client's bounds count it."""
-        if call.number in self._calls:
+        if call.number in self.calls:
             self.link.forget(call.number)
             self.link.send(frames.CANCEL, call.number)
             call.gone = self.loop.create_future()
@@ -184,18 +184,18 @@ class Upstream:
         self._ended(number).on_answer(data, start, end)
 
     def _on_message(self, number: int, data: bytes, start: int, end: int) -> None:
-        self._calls[number].on_message(data, start, end)
+        self.calls[number].on_message(data, start, end)
 
     def _on_part(self, number: int, data: bytes, start: int, end: int) -> None:
-        self._calls[number].on_part(data, start, end)
+        self.calls[number].on_part(data, start, end)
 
     def _on_credit(self, number: int, data: bytes, start: int, end: int) -> None:
-        call = self._calls.get(number)
+        call = self.calls.get(number)
         if call is not None:
             call.on_credit(frames.read_number(data, start))
 
     def _on_trailing(self, number: int, data: bytes, start: int, end: int) -> None:
-        self._calls[number].on_trailing(frames.read_trailing(data[start:end]))
+        self.calls[number].on_trailing(frames.read_trailing(data[start:end]))
 
     def _on_end(self, number: int, data: bytes, start: int, end: int) -> None:
         self._ended(number).on_end(None)
@@ -209,11 +209,11 @@ class Upstream:
     def _ended(self, number: int) -> ForwardedCall:
         """Nobody wants what is still queued of it."""
         self.link.forget(number)
-        return self._calls.pop(number)
+        return self.calls.pop(number)
 
     def _lost(self) -> None:
         self._is_lost = True
-        calls, self._calls = self._calls, {}
+        calls, self.calls = self.calls, {}
         for call in calls.values():
             call.on_end(_gone())
         self._on_lost()

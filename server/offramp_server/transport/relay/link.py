@@ -37,6 +37,8 @@ class Link(asyncio.Protocol):
         self._reader = FrameReader(takers)
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
+        # Nobody hears what is said.
+        self._is_lost = False
         # Output waits until what came has been read to its end.
         self._receiving = False
         # It is going to be written in this turn or the next.
@@ -67,7 +69,7 @@ class Link(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
+        self._transport, self._is_lost = None, True
         self._out, self._queues, self._turns = [], {}, deque()
         self._held_bytes = self._out_bytes = 0
         self._on_lost()
@@ -98,6 +100,8 @@ class Link(asyncio.Protocol):
 
     def send(self, kind: int, call: int, body: bytes = b"") -> None:
         """One frame, after what was sent of the call before."""
+        if self._is_lost:
+            return
         queue = self._queues.get(call)
         if queue is None:
             frame = HEADER.pack(len(body), kind, call) + body
@@ -113,7 +117,7 @@ class Link(asyncio.Protocol):
 
     def send_message(self, kind: int, call: int, message: bytes) -> None:
         """The same for a message, which goes in parts if it is large; the last one is of that kind."""
-        if len(message) <= _PART_BYTES:
+        if len(message) <= _PART_BYTES or self._is_lost:
             self.send(kind, call, message)
             return
         queue = self._queues.get(call)
