@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 from offramp_server.transport.interface import ListenOptions, Service
 from offramp_server.transport.relay.front_end import run_front_end
-from offramp_server.transport.relay.processes import Started
 from offramp_server.transport.relay.transport import RelayTransport
 
 
@@ -32,7 +31,7 @@ class Here:
         return "ended"
 
 
-def launch_here(link: socket.socket, sockets: Sequence[socket.socket]) -> Started:
+def launch_here(link: socket.socket, sockets: Sequence[socket.socket]) -> Here:
     return Here(link.dup(), [each.dup() for each in sockets])
 
 

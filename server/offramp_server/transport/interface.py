@@ -176,6 +176,13 @@ class ListenOptions:
     tls: TlsMaterial | None = None
 
 
+class HasMethods(Protocol):
+    """What of a service a transport asks for."""
+
+    @property
+    def methods(self) -> tuple[Method, ...]: ...
+
+
 class Transport(Protocol):
     """A running server."""
 

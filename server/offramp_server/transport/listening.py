@@ -52,9 +52,13 @@ class SharedAddress:
         if self._dealt_out and port:
             # Two servers at one port would share its connections without anybody noticing.
             close_all(bound_sockets(host, port))
-        # What is bound without listening gets no connections, and keeps a port that was free.
+        # What is bound without listening gets no connections, and keeps the port while no process listens.
         self._reserved = bound_sockets(host, port, self._dealt_out)
         self._own_path = OwnPath(host)
+        if self._dealt_out:
+            for reserved in self._reserved:
+                # Needed where connections of an earlier server linger. Afterwards it would let others bind the port.
+                reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
     @property
     def port(self) -> int:

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 from offramp_server.errors import ConfigurationError
-from offramp_server.transport.interface import ListenOptions, Method, TlsMaterial
+from offramp_server.transport.interface import HasMethods, ListenOptions, TlsMaterial
 from offramp_server.transport.listening import bound_sockets, port_of
 from offramp_server.transport.native.connection import Connection, Shared
 from offramp_server.transport.native.limits import NativeLimits
@@ -27,13 +26,6 @@ _LOOK_EVERY = 1.0
 _LAST_WORDS = 1.0
 
 _logger = logging.getLogger("offramp.transport")
-
-
-class HasMethods(Protocol):
-    """What of a service matters here."""
-
-    @property
-    def methods(self) -> tuple[Method, ...]: ...
 
 
 class NativeTransport:

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from offramp_server.transport.interface import ListenOptions, Service
+from offramp_server.transport.interface import HasMethods, ListenOptions
 from offramp_server.transport.listening import SharedAddress
 from offramp_server.transport.native.limits import NativeLimits
 from offramp_server.transport.native.transport import BACKLOG
@@ -22,7 +22,7 @@ class RelayTransport:
 
     def __init__(
         self,
-        services: Iterable[Service],
+        services: Iterable[HasMethods],
         options: ListenOptions,
         front_ends: int,
         log: tuple[int, str],
