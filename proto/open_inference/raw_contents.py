@@ -25,6 +25,25 @@ def serialize(message: Message, field: int, contents: Iterable[Buffer]) -> bytes
     return b"".join((message.SerializeToString(), *_fields(_varint(field << 3 | _LENGTH_DELIMITED), contents)))
 
 
+def serialize_in_parts(message: Message, field: int, contents: Iterable[Buffer]) -> list[bytes | memoryview]:
+    """What `serialize` joins, with no copy of `contents` at all. The first part is bytes."""
+    tag = _varint(field << 3 | _LENGTH_DELIMITED)
+    parts: list[bytes | memoryview] = []
+    before = message.SerializeToString()
+    for content in contents:
+        view = memoryview(content).cast("B")
+        parts += (before + tag + _varint(len(view)), view)
+        before = b""
+    return parts or [before]
+
+
+def nest_in_parts(field: int, parts: Iterable[bytes | memoryview]) -> list[bytes | memoryview]:
+    """A message that has nothing but another one, which lies in `parts`, as its field number `field`."""
+    first, *others = parts
+    size = len(first) + sum(map(len, others))
+    return [b"".join((_varint(field << 3 | _LENGTH_DELIMITED), _varint(size), first)), *others]
+
+
 def _fields(tag: bytes, contents: Iterable[Buffer]) -> Iterator[Buffer]:
     for content in contents:
         yield tag + _varint(memoryview(content).nbytes)

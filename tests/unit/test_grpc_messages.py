@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from offramp_common.grpc_framing.messages import (
     ENCODINGS,
     IDENTITY,
+    MessageBytes,
     MessageReader,
     compressed,
     decompressed,
@@ -25,8 +26,8 @@ def framed(message: bytes, flag: int = 0) -> bytes:
     return bytes((flag,)) + len(message).to_bytes(4) + message
 
 
-def read(*parts: bytes, encoding: str = IDENTITY, limit: int = LIMIT) -> list[bytes]:
-    taken: list[bytes] = []
+def read(*parts: bytes, encoding: str = IDENTITY, limit: int = LIMIT) -> list[MessageBytes]:
+    taken: list[MessageBytes] = []
     reader = MessageReader(encoding, limit, taken.append)
     for part in parts:
         reader.feed(part)

@@ -15,6 +15,8 @@ from offramp_server.rpc import wire
 from offramp_server.rpc.codec import ReplyPlan, decode, encode
 from offramp_server.rpc.shared_memory import SharedMemory, SharedMemorySettings
 from offramp_server.rpc.wire import ReceivedRequest
+from offramp_server.transport.handling import joined
+from offramp_server.transport.interface import Parts
 from offramp_server.validation import Limits
 from open_inference.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from open_inference.tensor import NUMPY_TYPES, Tensor, encode_bytes
@@ -62,7 +64,19 @@ def typed(datatype: str, **contents: Any) -> ModelInferRequest:
 
 def write(plan: ReplyPlan, *outputs: Tensor, endpoint: Any = None) -> ModelInferResponse:
     response = InferResponse("m", "2", "r1", outputs)
-    return ModelInferResponse.FromString(encode(response, plan, id="r1", parameters={}, endpoint=endpoint))
+    written = encode(response, plan, id="r1", parameters={}, endpoint=endpoint)
+    return ModelInferResponse.FromString(joined(written))
+
+
+def test_large_outputs_are_not_copied() -> None:
+    large, small = Tensor("y", "UINT8", (100_000,), bytes(100_000)), Tensor("z", "UINT8", (2,), b"ab")
+    response = InferResponse("m", "2", "r1", [large, small])
+
+    written = encode(response, ReplyPlan(), id="r1", parameters={}, endpoint=None)
+
+    assert isinstance(written, Parts)
+    assert any(isinstance(part, memoryview) and part.obj is large.data for part in written.parts)
+    assert list(ModelInferResponse.FromString(joined(written)).raw_output_contents) == [large.data, small.data]
 
 
 def test_raw_inputs_stay_the_bytes_they_are() -> None:
@@ -270,9 +284,8 @@ def test_a_parameter_without_a_value_is_refused() -> None:
 
 def test_response_parameters_are_typed_by_their_values() -> None:
     response = InferResponse("m", "1", "r", [], {"s": "x", "b": True, "i": -1, "d": 0.5, "u": 2**64 - 1})
-    message = ModelInferResponse.FromString(
-        encode(response, ReplyPlan(), id="", parameters={"offramp_request_id": "r"}, endpoint=None)
-    )
+    written = encode(response, ReplyPlan(), id="", parameters={"offramp_request_id": "r"}, endpoint=None)
+    message = ModelInferResponse.FromString(joined(written))
 
     kinds = {key: value.WhichOneof("parameter_choice") for key, value in message.parameters.items()}
     assert kinds == {

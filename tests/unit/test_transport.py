@@ -30,6 +30,7 @@ from offramp_server.transport.interface import (
     CallFailed,
     Code,
     ListenOptions,
+    Parts,
     Service,
     TlsMaterial,
     Transport,
@@ -287,7 +288,7 @@ class StreamOnly:
 class Backwards:
     """Takes bytes and answers bytes."""
 
-    @parses(lambda data: data[::-1])
+    @parses(lambda data: bytes(data[::-1]))
     async def model_infer(self, request: bytes, context: CallContext) -> bytes:
         return request
 
@@ -295,6 +296,39 @@ class Backwards:
 async def test_a_method_may_read_and_write_bytes_by_itself(kind: str) -> None:
     async with serving(kind, Backwards()) as address, grpc.aio.insecure_channel(address) as channel:
         assert await channel.unary_unary(PREFIX + "ModelInfer")(b"abc") == b"cba"
+
+
+class InParts:
+    """Answers with what it was asked, twice, cut where messages like to be cut wrongly."""
+
+    @parses(bytes)
+    async def model_infer(self, request: bytes, context: CallContext) -> Parts:
+        return Parts([request[:1], memoryview(request)[1:], request])
+
+    @parses(bytes)
+    async def model_stream_infer(self, requests: AsyncIterator[bytes], context: CallContext) -> AsyncIterator[Parts]:
+        async for request in requests:
+            yield await self.model_infer(request, context)
+
+
+@pytest.mark.parametrize("size", [1, 20_000, 1_000_000])
+async def test_an_answer_may_be_sent_in_parts(kind: str, size: int) -> None:
+    message = bytes(range(1, 256)) * (size // 255) + b"end"
+    async with serving(kind, InParts()) as address, grpc.aio.insecure_channel(address) as channel:
+        assert await channel.unary_unary(PREFIX + "ModelInfer")(message) == 2 * message
+        assert (
+            await channel.unary_unary(PREFIX + "ModelInfer")(message, compression=grpc.Compression.Gzip) == 2 * message
+        )
+        call = channel.stream_stream(PREFIX + "ModelStreamInfer")(iter([message, b"x"]))
+        assert [answer async for answer in call] == [2 * message, b"xx"]
+
+
+async def test_an_answer_in_parts_that_is_too_large_is_refused(kind: str) -> None:
+    listen = ListenOptions("127.0.0.1", 0, max_message_bytes=1000)
+    async with serving(kind, InParts(), listen=listen) as address, grpc.aio.insecure_channel(address) as channel:
+        infer = channel.unary_unary(PREFIX + "ModelInfer")
+        assert (await failure(infer(bytes(501)))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await infer(bytes(500)) == bytes(1000)
 
 
 async def test_messages_over_the_limit_are_refused_and_the_connection_lives(kind: str) -> None:

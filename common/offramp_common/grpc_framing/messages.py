@@ -9,9 +9,13 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 
 from offramp_common.grpc_framing.status import CallFailed, Code
 from offramp_common.http2.stream import Payload
+
+# A whole message, which nobody changes any more.
+MessageBytes: TypeAlias = bytes | bytearray
 
 PREFIX_BYTES = 5
 _PREFIX = struct.Struct(">BL")
@@ -38,7 +42,7 @@ class MessageReader:
 
     __slots__ = ("_buffer", "_encoding", "_flag", "_max_bytes", "_prefix", "_size", "_take")
 
-    def __init__(self, encoding: str, max_bytes: int, take: Callable[[bytes], None]) -> None:
+    def __init__(self, encoding: str, max_bytes: int, take: Callable[[MessageBytes], None]) -> None:
         """`encoding` is what the stream says that compressed messages are in; `take` gets each message."""
         self._encoding = encoding
         self._max_bytes = max_bytes
@@ -62,6 +66,10 @@ class MessageReader:
     def feed(self, data: Payload) -> None:
         """Raises CallFailed for what is no message, or too large."""
         size = len(data)
+        if len(self._buffer) + size < self._size:
+            # Nearly always of a large message: there is more of it to come.
+            self._buffer += data
+            return
         if self._size < 0 and not self._prefix and size >= PREFIX_BYTES:
             flag, length = _PREFIX.unpack_from(data)
             if size == PREFIX_BYTES + length:
@@ -79,7 +87,8 @@ class MessageReader:
     def _feed_in_parts(self, data: memoryview) -> None:
         while data or self._is_complete:
             if self._is_complete:
-                message, self._buffer = bytes(self._buffer), bytearray()
+                # Not made bytes of: copying a large one again would cost as much as the rest of its way.
+                message, self._buffer = self._buffer, bytearray()
                 self._size = -1
                 self._complete(self._flag, message)
             elif self._size < 0:
@@ -112,15 +121,15 @@ class MessageReader:
                 Code.RESOURCE_EXHAUSTED, f"a message of {length} bytes: at most {self._max_bytes} are taken"
             )
 
-    def _complete(self, flag: int, message: bytes) -> None:
+    def _complete(self, flag: int, message: MessageBytes) -> None:
         self._take(decompressed(message, self._encoding, self._max_bytes) if flag else message)
 
 
-def _nothing(message: bytes) -> None:
+def _nothing(message: MessageBytes) -> None:
     pass
 
 
-def decompressed(message: bytes, encoding: str, max_bytes: int) -> bytes:
+def decompressed(message: MessageBytes, encoding: str, max_bytes: int) -> bytes:
     """Raises CallFailed for what is not of that encoding, or has more than `max_bytes` when it is unpacked."""
     unpack = zlib.decompressobj(WINDOW_BITS[encoding])
     try:

@@ -18,10 +18,12 @@ from offramp_server.inference import InferRequest, InferResponse, ParameterValue
 from offramp_server.rpc import classification, contents
 from offramp_server.rpc.parameters import count, flag, read_parameter, write_parameters
 from offramp_server.rpc.shared_memory import Region, SharedMemory
-from offramp_server.rpc.wire import ReceivedRequest
+from offramp_server.rpc.wire import LARGE_MESSAGE, ReceivedRequest
+from offramp_server.transport.interface import Parts
 from offramp_server.validation import Limits
 
 FINAL_RESPONSE_REQUESTED = "triton_enable_empty_final_response"
+_RAW_FIELD = ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 _REGION = "shared_memory_region"
 _OFFSET = "shared_memory_offset"
 _BYTE_SIZE = "shared_memory_byte_size"
@@ -236,8 +238,8 @@ def encode(
     id: str,
     parameters: Mapping[str, ParameterValue],
     endpoint: EndpointInfo | None,
-) -> bytes:
-    """Write an answer: the bytes of a ModelInferResponse.
+) -> bytes | Parts:
+    """Write an answer: the bytes of a ModelInferResponse; in parts if it is large.
 
     `id` is the one that the client sent, possibly none; `parameters` are set beside those of the response. `endpoint`
     may be None unless the plan asks for classes. Raises InvalidRequest if an output does not fit its place in shared
@@ -253,7 +255,11 @@ def encode(
     write_parameters(message.parameters, parameters)
     if response.parameters:
         write_parameters(message.parameters, response.parameters)
-    return raw_contents.serialize(message, ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER, () if typed else raw)
+    if typed:
+        return message.SerializeToString()
+    if sum(map(len, raw)) >= LARGE_MESSAGE:
+        return Parts(raw_contents.serialize_in_parts(message, _RAW_FIELD, raw))
+    return raw_contents.serialize(message, _RAW_FIELD, raw)
 
 
 def _classified(tensor: Tensor, plan: ReplyPlan, response: InferResponse, endpoint: EndpointInfo) -> Tensor:

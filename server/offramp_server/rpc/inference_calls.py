@@ -24,7 +24,7 @@ from offramp_server.rpc.shared_memory import SharedMemory
 from offramp_server.rpc.status import failure_of, failure_parameters, identified
 from offramp_server.rpc.streams import answer_in_order
 from offramp_server.rpc.wire import ReceivedRequest
-from offramp_server.transport.interface import CallContext, parses, swift
+from offramp_server.transport.interface import CallContext, Parts, parses, swift
 from offramp_server.validation import Limits
 
 _EMPTY = pb.ModelStreamInferResponse()
@@ -86,13 +86,13 @@ class InferenceCalls:
 
     @swift
     @parses(wire.parse)
-    async def model_infer(self, request: ReceivedRequest, context: CallContext) -> bytes:
+    async def model_infer(self, request: ReceivedRequest, context: CallContext) -> bytes | Parts:
         return await self._infer(request, context)
 
     @parses(wire.parse)
     async def model_stream_infer(
         self, requests: AsyncIterator[ReceivedRequest], context: CallContext
-    ) -> AsyncIterator[pb.ModelStreamInferResponse | bytes]:
+    ) -> AsyncIterator[pb.ModelStreamInferResponse | bytes | Parts]:
         """An error is the answer to its request, and the stream goes on."""
         answer = partial(self._answer_in_stream, context=context)
         async with aclosing(answer_in_order(requests, answer, self._stream_window)) as answers:
@@ -101,7 +101,7 @@ class InferenceCalls:
 
     async def _infer(
         self, received: ReceivedRequest, context: CallContext, parameters: Mapping[str, ParameterValue] = _NONE
-    ) -> bytes:
+    ) -> bytes | Parts:
         message = received.message
         client_id = message.id
         if not client_id:
@@ -125,12 +125,14 @@ class InferenceCalls:
 
     async def _answer_in_stream(
         self, received: ReceivedRequest, context: CallContext
-    ) -> pb.ModelStreamInferResponse | bytes:
+    ) -> pb.ModelStreamInferResponse | bytes | Parts:
         started = time.perf_counter()
         message = received.message
         client_id = message.id
         try:
             answer = await self._infer(received, context, _FINAL)
+            if isinstance(answer, Parts):
+                return Parts(raw_contents.nest_in_parts(_EMPTY.INFER_RESPONSE_FIELD_NUMBER, answer.parts))
             return raw_contents.serialize(_EMPTY, _EMPTY.INFER_RESPONSE_FIELD_NUMBER, [answer])
         except Exception as error:
             if context.metadata.get(_END_ON_ERROR) == "true":

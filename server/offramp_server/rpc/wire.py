@@ -8,7 +8,9 @@ become views of what came from the wire.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
+from offramp_common.grpc_framing.messages import MessageBytes
 from open_inference.grpc_predict_v2_pb2 import ModelInferRequest
 from open_inference.tensor import Buffer
 
@@ -37,7 +39,7 @@ class ReceivedRequest:
         return self.message.id
 
 
-def parse(data: bytes) -> ReceivedRequest:
+def parse(data: MessageBytes) -> ReceivedRequest:
     """Raises protobuf's DecodeError."""
     if len(data) >= LARGE_MESSAGE:
         try:
@@ -45,7 +47,8 @@ def parse(data: bytes) -> ReceivedRequest:
         except _OddMessage:
             # Protobuf knows better, or has the right error for it.
             pass
-    message = ModelInferRequest.FromString(data)
+    # Protobuf takes what is like bytes; its stubs do not know it.
+    message = ModelInferRequest.FromString(cast("bytes", data))
     return ReceivedRequest(message, list(message.raw_input_contents))
 
 
@@ -53,7 +56,7 @@ class _OddMessage(Exception):
     """Nothing that a usual client writes."""
 
 
-def _parse_large(data: bytes) -> ReceivedRequest:
+def _parse_large(data: MessageBytes) -> ReceivedRequest:
     view = memoryview(data)
     raw: list[Buffer] = []
     rest: list[Buffer] = []
@@ -65,7 +68,7 @@ def _parse_large(data: bytes) -> ReceivedRequest:
     return ReceivedRequest(ModelInferRequest.FromString(b"".join(rest)), raw)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+def _fields(data: MessageBytes) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, start of the content, and end of each field (protobuf encoding guide)."""
     position, size = 0, len(data)
     while position < size:
@@ -87,7 +90,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         position = end
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: MessageBytes, position: int) -> tuple[int, int]:
     value = 0
     for index in range(_MAX_VARINT_BYTES):
         if position + index >= len(data):

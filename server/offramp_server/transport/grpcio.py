@@ -19,7 +19,7 @@ import grpc
 import grpc.aio
 
 from offramp_server.errors import ConfigurationError
-from offramp_server.transport.handling import failure_of, parsed, serialized
+from offramp_server.transport.handling import failure_of, joined, parsed, serialized
 from offramp_server.transport.interface import (
     Answer,
     CallFailed,
@@ -143,7 +143,7 @@ def _answers_once(method: Method) -> _GrpcHandler:
     async def handle(incoming: Any, grpc_context: Any) -> bytes:
         context = _Context(grpc_context)
         try:
-            return serialized(await handler(read(incoming), context))
+            return joined(serialized(await handler(read(incoming), context)))
         except Exception as error:
             raise await _abort(context, method, error) from error
         finally:
@@ -162,7 +162,7 @@ def _answers_stream(method: Method) -> _GrpcHandler:
             # Closed here and not by the garbage collector, so that a cancelled stream has let go of its work at once.
             async with aclosing(handler(read(incoming), context)) as answers:
                 async for answer in answers:
-                    await grpc_context.write(serialized(answer))
+                    await grpc_context.write(joined(serialized(answer)))
         except Exception as error:
             raise await _abort(context, method, error) from error
         finally:

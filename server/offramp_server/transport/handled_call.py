@@ -8,10 +8,12 @@ from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
+from offramp_common.grpc_framing.messages import MessageBytes
+
 from offramp_server.transport.driver import Driven
 from offramp_server.transport.handling import failure_of, parsed, serialized
 from offramp_server.transport.incoming import Incoming
-from offramp_server.transport.interface import CallFailed, Code, Method
+from offramp_server.transport.interface import CallFailed, Code, Method, Parts
 
 _CUT_OFF = CallFailed(Code.UNAVAILABLE, "the server is shutting down")
 
@@ -59,11 +61,11 @@ class HandledCall(ABC):
     # What it says
 
     @abstractmethod
-    def _answer(self, message: bytes) -> None:
+    def _answer(self, message: bytes | Parts) -> None:
         """All of it at once, and the end. Raises CallFailed for one that is too large."""
 
     @abstractmethod
-    async def _send(self, message: bytes) -> None:
+    async def _send(self, message: bytes | Parts) -> None:
         """One of several; returns when there may be another. Raises CallFailed for one that is too large."""
 
     @abstractmethod
@@ -210,7 +212,7 @@ class HandledCall(ABC):
 
     # Its requests
 
-    def parse(self, message: bytes) -> Any:
+    def parse(self, message: MessageBytes) -> Any:
         """Raises CallFailed."""
         return parsed(self._method, message)
 

@@ -6,13 +6,14 @@ import logging
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from offramp_common.grpc_framing.messages import MessageBytes
 
-from offramp_server.transport.interface import Answer, CallFailed, Code, Method
+from offramp_server.transport.interface import Answer, CallFailed, Code, Method, Parts
 
 _logger = logging.getLogger("offramp.transport")
 
 
-def parsed(method: Method, data: bytes) -> Any:
+def parsed(method: Method, data: MessageBytes) -> Any:
     """Raises CallFailed."""
     try:
         return method.parse(data)
@@ -21,8 +22,13 @@ def parsed(method: Method, data: bytes) -> Any:
         raise CallFailed(Code.INVALID_ARGUMENT, said) from None
 
 
-def serialized(answer: Answer) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+def serialized(answer: Answer) -> bytes | Parts:
+    return answer if isinstance(answer, (bytes, Parts)) else answer.SerializeToString()
+
+
+def joined(message: bytes | Parts) -> bytes:
+    """For transports that take a message in one piece."""
+    return message if isinstance(message, bytes) else message.joined()
 
 
 def failure_of(method: Method, error: BaseException) -> CallFailed:

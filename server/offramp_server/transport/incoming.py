@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from offramp_common.grpc_framing.messages import MessageBytes
+
 # What a message takes beyond its bytes.
 MESSAGE_BYTES = 64
 # What the sender may be ahead of the reader.
@@ -16,7 +18,7 @@ _READ_AHEAD = 64 * 1024
 class Reader(Protocol):
     """The call that they belong to."""
 
-    def parse(self, message: bytes) -> Any:
+    def parse(self, message: MessageBytes) -> Any:
         """Raises CallFailed."""
         ...
 
@@ -31,7 +33,7 @@ class Incoming(AsyncIterator[Any]):
     def __init__(self, call: Reader) -> None:
         self.unread_bytes = 0
         self._call = call
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[MessageBytes] = deque()
         # What the sender has not been told that there is room for again.
         self._owed = 0
         self._ended = False
@@ -44,7 +46,7 @@ class Incoming(AsyncIterator[Any]):
         """The sender has said that there are no more, and nobody else has put an end to it."""
         return self._ended and not self._dropped
 
-    def add(self, message: bytes) -> None:
+    def add(self, message: MessageBytes) -> None:
         self._messages.append(message)
         self.unread_bytes += len(message) + MESSAGE_BYTES
         self._wake()

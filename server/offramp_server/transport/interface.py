@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from offramp_common.grpc_framing.messages import MessageBytes
 from offramp_common.grpc_framing.status import CallFailed as CallFailed
 from offramp_common.grpc_framing.status import Code as Code
+from offramp_common.http2.stream import Payload
 
 
 class CallContext(Protocol):
@@ -48,12 +50,27 @@ class CallContext(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A serialised message that is too large to be copied into one piece. Nobody changes its parts any more."""
+
+    # Bytes, or views of some, that are sent one after the other.
+    parts: Sequence[Payload]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.parts))
+
+    def joined(self) -> bytes:
+        return b"".join(self.parts)
+
+
 # A message, or its bytes from a handler that has serialised it by itself.
-Answer: TypeAlias = Message | bytes
+Answer: TypeAlias = Message | bytes | Parts
 # Unary answers are awaited, streamed ones iterated; a request is one message or an asynchronous iterator of them.
 Handler: TypeAlias = Callable[[Any, CallContext], Awaitable[Answer] | AsyncIterator[Answer]]
 # Raises protobuf's DecodeError.
-Parse: TypeAlias = Callable[[bytes], Any]
+Parse: TypeAlias = Callable[[MessageBytes], Any]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -119,12 +136,17 @@ def _bind(descriptor: MethodDescriptor, servicers: tuple[object, ...]) -> Method
         name=descriptor.name,
         path=path,
         request_type=descriptor.input_type.full_name,
-        parse=getattr(handler, "parse", None) or GetMessageClass(descriptor.input_type).FromString,
+        parse=getattr(handler, "parse", None) or _protobuf(GetMessageClass(descriptor.input_type)),
         client_streaming=descriptor.client_streaming,
         server_streaming=descriptor.server_streaming,
         handler=handler,
         swift=getattr(handler, "swift", False),
     )
+
+
+def _protobuf(kind: type[Message]) -> Parse:
+    # It takes what is like bytes; the stubs do not know it.
+    return cast("Parse", kind.FromString)
 
 
 def _handler(descriptor: MethodDescriptor, path: str, servicers: tuple[object, ...]) -> Handler:

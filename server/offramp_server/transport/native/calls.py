@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageReader, compressed, prefix
+from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageBytes, MessageReader, compressed, prefix
 from offramp_common.http2.hpack import Field
 from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Stream
 
 from offramp_server.transport.handled_call import HandledCall
-from offramp_server.transport.handling import failure_of, parsed
-from offramp_server.transport.interface import CallFailed, Code, Method
+from offramp_server.transport.handling import failure_of, joined, parsed
+from offramp_server.transport.interface import CallFailed, Code, Method, Parts
 from offramp_server.transport.native.limits import Memory
 from offramp_server.transport.native.metadata import (
     ANSWER_HEAD,
@@ -70,7 +70,7 @@ class Call(HandledCall):
         # Most requests come in one frame and need none.
         self._reader: MessageReader | None = None
         # The only message, or all of them.
-        self._message: bytes | None = None
+        self._message: MessageBytes | None = None
         # Reserved of the memory of all connections.
         self._held = 0
         # Something came after the head.
@@ -121,7 +121,7 @@ class Call(HandledCall):
         else:
             self._requests.on_taken(len(data))
 
-    def _on_message(self, message: bytes) -> None:
+    def _on_message(self, message: MessageBytes) -> None:
         if self._requests is not None:
             self._requests.add(message)
         elif self._message is None:
@@ -162,12 +162,13 @@ class Call(HandledCall):
 
     # What goes
 
-    def _answer(self, message: bytes) -> None:
+    def _answer(self, message: bytes | Parts) -> None:
         if self._over:
             return
         engine, stream = self._host.engine, self._stream
         trailers = ok_trailers(self._trailing) if self._trailing else OK_TRAILERS
-        if len(message) <= min(_ONE_FRAME, self._host.max_message_bytes) and not self._head.squeezes:
+        most = min(_ONE_FRAME, self._host.max_message_bytes)
+        if isinstance(message, bytes) and len(message) <= most and not self._head.squeezes:
             self._finish()
             engine.answer(stream, ANSWER_HEAD, prefix(len(message)) + message, trailers)
         else:
@@ -179,7 +180,7 @@ class Call(HandledCall):
             engine.end(stream, trailers)
         engine.reward()
 
-    async def _send(self, message: bytes) -> None:
+    async def _send(self, message: bytes | Parts) -> None:
         if self._over:
             return
         engine, stream = self._host.engine, self._stream
@@ -193,16 +194,21 @@ class Call(HandledCall):
             self._room = self._loop.create_future()
             await self._room
 
-    def _framed(self, message: bytes) -> tuple[bytes, ...]:
+    def _framed(self, message: bytes | Parts) -> Sequence[Payload]:
         """Its prefix and itself, in one part where that is cheaper. Raises CallFailed."""
-        if len(message) > self._host.max_message_bytes:
-            said = f"an answer of {len(message)} bytes: at most {self._host.max_message_bytes} are sent"
+        size = message.size if isinstance(message, Parts) else len(message)
+        if size > self._host.max_message_bytes:
+            said = f"an answer of {size} bytes: at most {self._host.max_message_bytes} are sent"
             raise CallFailed(Code.RESOURCE_EXHAUSTED, said)
-        squeezed = self._head.squeezes and _LEAST_COMPRESSED <= len(message) <= _MOST_COMPRESSED
+        squeezed = self._head.squeezes and _LEAST_COMPRESSED <= size <= _MOST_COMPRESSED
+        if not squeezed and isinstance(message, Parts):
+            first, *others = message.parts
+            return (prefix(size) + first, *others)
+        whole = joined(message)
         if squeezed:
-            message = compressed(message, self._head.encoding)
-        start = prefix(len(message), squeezed)
-        return (start + message,) if len(message) <= _ONE_FRAME else (start, message)
+            whole = compressed(whole, self._head.encoding)
+        start = prefix(len(whole), squeezed)
+        return (start + whole,) if len(whole) <= _ONE_FRAME else (start, whole)
 
     def _end_stream(self) -> None:
         if self._over:

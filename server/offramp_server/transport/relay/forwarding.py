@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from offramp_common.grpc_framing.messages import MessageBytes
 from offramp_common.http2.hpack import Field
 
 from offramp_server.transport.incoming import MESSAGE_BYTES, Incoming
@@ -300,8 +301,8 @@ class ForwardedCall:
 
     # Of `answers`
 
-    def parse(self, message: bytes) -> bytes:
-        return message
+    def parse(self, message: MessageBytes) -> bytes:
+        return bytes(message)
 
     def give_back(self, size: int) -> None:
         self._owed += size

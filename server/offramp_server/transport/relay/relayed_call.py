@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from offramp_common.grpc_framing.fields import metadata_of
 
 from offramp_server.transport.handled_call import HandledCall
-from offramp_server.transport.handling import failure_of, parsed
+from offramp_server.transport.handling import failure_of, joined, parsed
 from offramp_server.transport.incoming import MESSAGE_BYTES
-from offramp_server.transport.interface import CallFailed, Code, Method
+from offramp_server.transport.interface import CallFailed, Code, Method, Parts
 from offramp_server.transport.relay import frames
 from offramp_server.transport.relay.frames import CallHead, Taker
 from offramp_server.transport.relay.link import Link, assembled
@@ -161,17 +161,19 @@ class RelayedCall(HandledCall):
 
     # What goes
 
-    def _answer(self, message: bytes) -> None:
+    def _answer(self, message: bytes | Parts) -> None:
         if self._over:
             return
+        message = joined(message)
         self._check(message)
         self._finish()
         self._say_trailing(self._trailing)
         self._relayed.link.send_message(frames.ANSWER, self._number, message)
 
-    async def _send(self, message: bytes) -> None:
+    async def _send(self, message: bytes | Parts) -> None:
         if self._over:
             return
+        message = joined(message)
         self._check(message)
         self._relayed.link.send_message(frames.MESSAGE, self._number, message)
         self._ahead += len(message) + MESSAGE_BYTES
