@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from offramp_server.collector import spare_what_stays
 from offramp_server.config import Settings, TlsSettings
 from offramp_server.core import build_core, request_limits
 from offramp_server.event_loop import event_loop_factory
@@ -51,6 +52,7 @@ async def _serve(repository: Path, settings: Settings, log_control: logs.LogCont
     server = Server(repository, settings, log_control)
     try:
         await server.open()
+        spare_what_stays()
         loading = asyncio.create_task(server.load())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 
+from offramp_server.collector import spare_what_stays
 from offramp_server.event_loop import event_loop_factory
 from offramp_server.machine.parent import die_with
 from offramp_server.telemetry import logs
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     # The end of the link tells as well, but not a process that is busy.
     die_with(options.parent)
     tune_allocator()
+    spare_what_stays()
     log = logs.install(logging.WARNING)
     link = socket.socket(fileno=options.link)
     sockets = [socket.socket(fileno=descriptor) for descriptor in options.listen]
