@@ -36,6 +36,10 @@ class ServerProcess:
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         return tree_cpu_seconds(self._process.pid)
 
