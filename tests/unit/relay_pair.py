@@ -37,8 +37,8 @@ class Sent(Incoming):
     def __init__(self) -> None:
         super().__init__(self)
 
-    def parse(self, message: bytes) -> bytes:
-        return message
+    def parse(self, message: bytes | bytearray) -> bytes:
+        return bytes(message)
 
     def give_back(self, size: int) -> None:
         pass
