@@ -19,6 +19,8 @@ from offramp_client import AsyncClient, Client, InferRequest, InferResult
 from open_inference import grpc_predict_v2_pb2 as pb
 
 T = TypeVar("T")
+#: Of clients, for `client_of`.
+KINDS = ("blocking", "asyncio", "asyncio native")
 SERVICES = (
     pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
     routes_pb.DESCRIPTOR.services_by_name["RouteService"],
@@ -330,4 +332,6 @@ async def _next(answers: AsyncIterator[T]) -> T:
 
 def client_of(kind: str, target: str, **options: Any) -> Any:
     """A client of either kind, to be used like the blocking one."""
-    return Client(target, **options) if kind == "blocking" else Awaited(AsyncClient(target, **options))
+    if kind.endswith(" native"):
+        options["transport"] = "native"
+    return Client(target, **options) if kind.startswith("blocking") else Awaited(AsyncClient(target, **options))

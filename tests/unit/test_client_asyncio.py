@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from typing import cast
 
 import numpy as np
 import pytest
 from client_fakes import FakeServer
 from eventually import PATIENCE
 from offramp_client import AsyncClient, InferRequest, InferResult, aio, errors
+from offramp_client._transports import TransportName
 
 INPUTS = {"x": np.zeros(1, np.float32)}
 
@@ -20,8 +22,13 @@ def server() -> Iterator[FakeServer]:
         yield server
 
 
-async def test_many_calls_run_at_the_same_time_over_one_client(server: FakeServer) -> None:
-    async with AsyncClient(server.target) as client:
+@pytest.fixture(params=["grpcio", "native"])
+def transport(request: pytest.FixtureRequest) -> TransportName:
+    return cast("TransportName", request.param)
+
+
+async def test_many_calls_run_at_the_same_time_over_one_client(server: FakeServer, transport: TransportName) -> None:
+    async with AsyncClient(server.target, transport=transport) as client:
         slow = asyncio.create_task(client.infer("slow", INPUTS))
         await asyncio.to_thread(server.working.wait, 10)
         results = await asyncio.gather(*(client.infer("echo", INPUTS, request_id=str(i)) for i in range(20)))
@@ -32,8 +39,8 @@ async def test_many_calls_run_at_the_same_time_over_one_client(server: FakeServe
     assert [result.id for result in results] == [str(i) for i in range(20)]
 
 
-async def test_cancelling_the_task_cancels_the_call_on_the_server(server: FakeServer) -> None:
-    async with AsyncClient(server.target) as client:
+async def test_cancelling_the_task_cancels_the_call_on_the_server(server: FakeServer, transport: TransportName) -> None:
+    async with AsyncClient(server.target, transport=transport) as client:
         task = asyncio.create_task(client.infer("slow", INPUTS))
         assert await asyncio.to_thread(server.working.wait, PATIENCE)
         task.cancel()
@@ -42,15 +49,17 @@ async def test_cancelling_the_task_cancels_the_call_on_the_server(server: FakeSe
         assert await asyncio.to_thread(server.cancelled.wait, PATIENCE)
 
 
-async def test_an_outer_timeout_is_a_timeout_and_no_error_of_ours(server: FakeServer) -> None:
-    async with AsyncClient(server.target) as client:
+async def test_an_outer_timeout_is_a_timeout_and_no_error_of_ours(server: FakeServer, transport: TransportName) -> None:
+    async with AsyncClient(server.target, transport=transport) as client:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await client.infer("slow", INPUTS)
 
 
-async def test_closing_ends_what_is_in_flight_without_cancelling_its_task(server: FakeServer) -> None:
-    client = AsyncClient(server.target)
+async def test_closing_ends_what_is_in_flight_without_cancelling_its_task(
+    server: FakeServer, transport: TransportName
+) -> None:
+    client = AsyncClient(server.target, transport=transport)
     task = asyncio.create_task(client.infer("slow", INPUTS))
     assert await asyncio.to_thread(server.working.wait, PATIENCE)
 
@@ -61,12 +70,12 @@ async def test_closing_ends_what_is_in_flight_without_cancelling_its_task(server
     assert await asyncio.to_thread(server.cancelled.wait, PATIENCE)
 
 
-async def test_closing_ends_a_stream_without_cancelling_its_task(server: FakeServer) -> None:
+async def test_closing_ends_a_stream_without_cancelling_its_task(server: FakeServer, transport: TransportName) -> None:
     async def endless() -> AsyncIterator[InferRequest]:
         yield InferRequest("echo", INPUTS)
         await asyncio.Event().wait()
 
-    client = AsyncClient(server.target)
+    client = AsyncClient(server.target, transport=transport)
     answers = client.infer_stream(endless())
     await anext(answers)
     rest: asyncio.Task[InferResult] = asyncio.create_task(anext(answers))  # type: ignore[arg-type]
@@ -78,8 +87,8 @@ async def test_closing_ends_a_stream_without_cancelling_its_task(server: FakeSer
         await rest
 
 
-async def test_a_closed_client_says_so(server: FakeServer) -> None:
-    async with AsyncClient(server.target) as client:
+async def test_a_closed_client_says_so(server: FakeServer, transport: TransportName) -> None:
+    async with AsyncClient(server.target, transport=transport) as client:
         await client.is_live()
     await client.close()
     with pytest.raises(RuntimeError, match=rf"Client\('{server.target}'\) is closed; make a new one"):
@@ -88,13 +97,13 @@ async def test_a_closed_client_says_so(server: FakeServer) -> None:
         client.infer_stream([])
 
 
-async def test_a_client_that_was_never_used_closes(server: FakeServer) -> None:
-    async with AsyncClient(server.target):
+async def test_a_client_that_was_never_used_closes(server: FakeServer, transport: TransportName) -> None:
+    async with AsyncClient(server.target, transport=transport):
         pass
 
 
-def test_a_client_may_be_made_before_its_event_loop_runs(server: FakeServer) -> None:
-    client = AsyncClient(server.target)
+def test_a_client_may_be_made_before_its_event_loop_runs(server: FakeServer, transport: TransportName) -> None:
+    client = AsyncClient(server.target, transport=transport)
 
     async def use() -> bool:
         async with client:

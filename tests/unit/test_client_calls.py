@@ -12,9 +12,10 @@ import ml_dtypes
 import numpy as np
 import offramp_client
 import pytest
-from client_fakes import Failure, FakeServer, client_of
+from client_fakes import KINDS, Failure, FakeServer, client_of
 from eventually import PATIENCE
 from offramp_client import AnswerPath, Duration, IndexEntry, RetryPolicy, Tensor, TensorInfo, errors
+from offramp_client._connection import FAILURES
 from open_inference.grpc_predict_v2_pb2 import ModelInferResponse
 from open_inference.tensor import NUMPY_TYPES
 
@@ -31,7 +32,7 @@ def server() -> Iterator[FakeServer]:
         yield server
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture(params=KINDS)
 def connect(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Connect]:
     made: list[Any] = []
 
@@ -275,7 +276,7 @@ class TestErrors:
         error = caught.value
         assert (error.code, type(error).__name__) == (code.name, code.name.title().replace("_", ""))
         assert (error.message, str(error), error.request_id) == ("so it is", "so it is", "r-7")
-        assert isinstance(error.__cause__, grpc.RpcError)
+        assert isinstance(error.__cause__, FAILURES)
 
     @pytest.mark.parametrize(("sent", "seconds"), [("1500", 1.5), ("0", 0.0), ("-1", np.inf), ("soon", np.inf)])
     def test_an_overloaded_server_is_not_asked_again_and_its_hint_is_passed_on(

@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 import pytest
 from client_certificates import Authority, KeyPair
-from client_fakes import FakeServer, client_of
+from client_fakes import KINDS, FakeServer, client_of
 from offramp_client import TLS, AsyncClient, Client, KeepAlive, RetryPolicy, errors
 from offramp_client._connection import connection_to
+from offramp_client._grpcio import channel_options
 from offramp_client.target import is_loopback
 
 ONCE = RetryPolicy(max_attempts=1)
@@ -43,7 +44,7 @@ def mutual_server(authority: Authority, server_pair: KeyPair) -> Iterator[FakeSe
         yield server
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -195,7 +196,7 @@ class TestChannelOptions:
             "max_message_bytes": 1000,
             "allow_insecure_token": False,
         }
-        return dict(connection_to(target, **{**arguments, **changes}).options)
+        return dict(channel_options(connection_to(target, **{**arguments, **changes})))
 
     def test_only_the_client_retries(self) -> None:
         assert self.options()["grpc.enable_retries"] == 0

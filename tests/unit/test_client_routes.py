@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from client_fakes import Failure, FakeServer, client_of
+from client_fakes import KINDS, Failure, FakeServer, client_of
 from eventually import PATIENCE
 from offramp.v1 import route_service_pb2 as pb
 from offramp_client import Route, RouteChange, RouteModel, SettingChange, errors
@@ -23,7 +23,7 @@ def server() -> Iterator[FakeServer]:
         yield server
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture(params=KINDS)
 def client(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Any]:
     with client_of(request.param, server.target) as client:
         yield client

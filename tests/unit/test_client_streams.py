@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_fakes import FakeServer, client_of
+from client_fakes import KINDS, FakeServer, client_of
 from eventually import PATIENCE
 from offramp_client import AsyncClient, InferRequest, errors
 
@@ -22,7 +22,7 @@ def server() -> Iterator[FakeServer]:
         yield server
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture(params=KINDS)
 def connect(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Connect]:
     made: list[Any] = []
 

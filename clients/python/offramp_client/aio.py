@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 
 from offramp_client._base import LOAD_TIMEOUT, BaseClient
-from offramp_client._connection import typed_error
+from offramp_client._connection import FAILURES, typed_error
 from offramp_client._plans import Done, Outcome, Pause, Plan, Step, Watch, proceed
 from offramp_client.classification import Classification, ClassifyOptions, Images, Texts, read_items
 from offramp_client.errors import Cancelled, Internal, OfframpError, from_status
@@ -299,7 +299,7 @@ class Client(BaseClient):
         try:
             async for answer in call:
                 yield watch.read(answer)
-        except grpc.RpcError as error:
+        except FAILURES as error:
             raise typed_error(error) from error
         except asyncio.CancelledError as error:
             self._raise_if_closed(error)
@@ -315,12 +315,12 @@ class Client(BaseClient):
         call = self._call(self._plans.stream.path)(
             self._payloads(requests, failures), timeout=timeout, metadata=self._connection.metadata
         )
-        ending = _Ending(call)
+        ending = _Ending(call) if isinstance(call, grpc.aio.Call) else None
         try:
             async for payload in call:
                 yield self._plans.decode_streamed(payload)
-        except grpc.RpcError as error:
-            raise ending.explain(error) from error
+        except FAILURES as error:
+            raise (ending.explain(error) if ending else typed_error(error)) from error
         except asyncio.CancelledError as error:
             self._raise_if_closed(error)
             raise
@@ -358,7 +358,7 @@ class Client(BaseClient):
         call = self._call(step.method.path)
         try:
             answer: bytes = await call(step.payload, timeout=step.timeout, metadata=self._connection.metadata)
-        except grpc.RpcError as error:
+        except FAILURES as error:
             return typed_error(error)
         except asyncio.CancelledError as error:
             self._raise_if_closed(error)
@@ -367,7 +367,8 @@ class Client(BaseClient):
 
     def _call(self, path: str) -> Any:
         if self._channel is None:
-            self._channel, self._calls = self._open(grpc.aio)
+            self._channel = self._transport.asyncio_channel()
+            self._calls = self._callables(self._channel)
         return self._calls[path]
 
     def _raise_if_closed(self, error: asyncio.CancelledError) -> None:

@@ -6,10 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self, TypeVar, Unpack, overload
 
-import grpc
-
 from offramp_client._base import LOAD_TIMEOUT, BaseClient
-from offramp_client._connection import typed_error
+from offramp_client._connection import FAILURES, typed_error
 from offramp_client._plans import Done, Outcome, Pause, Plan, Step, Watch, proceed
 from offramp_client.classification import Classification, ClassifyOptions, Images, Texts, read_items
 from offramp_client.inference import InferRequest, InferResult, ParameterValue, TensorLike
@@ -35,7 +33,8 @@ class Client(BaseClient):
     """
 
     def _connect(self) -> None:
-        self._channel, self._calls = self._open(grpc)
+        self._channel = self._transport.blocking_channel()
+        self._calls = self._callables(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -289,7 +288,7 @@ class Client(BaseClient):
         try:
             for answer in call:
                 yield watch.read(answer)
-        except grpc.RpcError as error:
+        except FAILURES as error:
             raise typed_error(error) from error
         finally:
             # For a caller who stops listening; after the end it does nothing.
@@ -303,7 +302,7 @@ class Client(BaseClient):
         try:
             for payload in call:
                 yield self._plans.decode_streamed(payload)
-        except grpc.RpcError as error:
+        except FAILURES as error:
             raise typed_error(error) from error
         finally:
             # For a caller who stops listening; after the end it does nothing.
@@ -333,6 +332,6 @@ class Client(BaseClient):
         call = self._calls[step.method.path]
         try:
             answer: bytes = call(step.payload, timeout=step.timeout, metadata=self._connection.metadata)
-        except grpc.RpcError as error:
+        except FAILURES as error:
             return typed_error(error)
         return answer

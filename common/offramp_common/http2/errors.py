@@ -24,6 +24,14 @@ class ErrorCode(enum.IntEnum):
     HTTP_1_1_REQUIRED = 0xD
 
 
+def code_name(code: int) -> str:
+    """For messages; codes that are none of them are their numbers."""
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return str(code)
+
+
 class ConnectionFailed(Exception):
     """The peer broke the protocol or a limit; nothing more is read from it. `reason` is for GOAWAY and the log."""
 

@@ -1,4 +1,4 @@
-"""The layout of frames (RFC 9113, sections 4 and 6): numbers, and bytes of those that a server sends."""
+"""The layout of frames (RFC 9113, sections 4 and 6): numbers, and bytes of those that are sent."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ FRAME_BYTES = 16_384
 DEFAULT_WINDOW = 65_535
 LARGEST_WINDOW = 2**31 - 1
 LAST_STREAM = 2**31 - 1
+# Of GOAWAY without its reason.
+GOAWAY_BYTES = 8
 
 # The length in two parts, type, flags, stream.
 HEADER = struct.Struct(">BHBBL")
@@ -76,4 +78,10 @@ def rst_stream(stream: int, code: int) -> bytes:
 
 def goaway(last_stream: int, code: int, reason: str) -> bytes:
     told = reason.encode()
-    return header(GOAWAY, 0, 0, 8 + len(told)) + _GOAWAY.pack(last_stream, code) + told
+    return header(GOAWAY, 0, 0, GOAWAY_BYTES + len(told)) + _GOAWAY.pack(last_stream, code) + told
+
+
+def read_goaway(payload: bytes) -> tuple[int, int, str]:
+    """The last stream, the code and the reason."""
+    last_stream, code = _GOAWAY.unpack_from(payload)
+    return last_stream & LAST_STREAM, code, payload[GOAWAY_BYTES:].decode(errors="replace")

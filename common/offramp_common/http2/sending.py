@@ -69,6 +69,25 @@ class Sender:
             self._wait(stream, payload, size)
             self._pump()
 
+    def whole(self, stream: Stream, block: bytes, start: bytes, rest: bytes) -> None:
+        """A stream's fields, all of its data and its end: in one piece if they are small."""
+        size = len(start) + len(rest)
+        room = min(frames.FRAME_BYTES, self._window, stream.send_window)
+        if size > room or len(block) > frames.FRAME_BYTES or self.before_next_block or self._is_full:
+            self.headers(stream, block, end_stream=False)
+            self.data(stream, start)
+            self.data(stream, rest)
+            self.end(stream, b"")
+            return
+        self._window -= size
+        stream.send_window -= size
+        self._out_bytes += size
+        head = frames.header(frames.HEADERS, frames.END_HEADERS, stream.number, len(block))
+        self.write(
+            b"".join((head, block, frames.header(frames.DATA, frames.END_STREAM, stream.number, size), start, rest))
+        )
+        self._on_sent(stream)
+
     def _wait(self, stream: Stream, payload: Payload, size: int) -> None:
         if stream.queue is None:
             stream.queue = deque()
@@ -79,7 +98,7 @@ class Sender:
         self.queued_bytes += size
 
     def end(self, stream: Stream, trailers: bytes) -> None:
-        """After what is queued. `trailers` is a block of fields."""
+        """After what is queued. `trailers` is a block of fields, or empty: there are none."""
         stream.trailers = trailers
         if not stream.queue:
             self._finish(stream, trailers)
@@ -177,7 +196,10 @@ class Sender:
             stream.receiver.on_room()
 
     def _finish(self, stream: Stream, trailers: bytes) -> None:
-        self.headers(stream, trailers, end_stream=True)
+        if trailers:
+            self.headers(stream, trailers, end_stream=True)
+        else:
+            self.write(frames.header(frames.DATA, frames.END_STREAM, stream.number, 0))
         self._on_sent(stream)
 
 

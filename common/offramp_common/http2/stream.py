@@ -40,6 +40,7 @@ class Stream:
         "receive_window",
         "receiver",
         "send_window",
+        "sent",
         "trailers",
     )
 
@@ -58,5 +59,7 @@ class Stream:
         # None while nothing ever had to wait.
         self.queue: deque[Payload] | None = None
         self.queued_bytes = 0
-        # The block that ends the stream once the queue is empty.
+        # The block that ends the stream once the queue is empty; an empty one: DATA without any does.
         self.trailers: bytes | None = None
+        # A request has been sent to its end.
+        self.sent = False
