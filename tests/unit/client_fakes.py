@@ -20,7 +20,7 @@ from open_inference import grpc_predict_v2_pb2 as pb
 
 T = TypeVar("T")
 #: Of clients, for `client_of`.
-KINDS = ("blocking", "asyncio", "asyncio native")
+KINDS = ("blocking", "blocking native", "asyncio", "asyncio native")
 SERVICES = (
     pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
     routes_pb.DESCRIPTOR.services_by_name["RouteService"],

@@ -51,3 +51,21 @@ def test_every_public_name_is_there_and_documented() -> None:
     for name in offramp_client.__all__:
         value = getattr(offramp_client, name)
         assert value.__doc__ or name == "CLIENT_DEFAULT", name
+
+
+def test_hpack_is_only_for_who_wants_the_native_transport() -> None:
+    without = "import sys; sys.modules['hpack'] = None; import offramp_client; "
+    run(without + "offramp_client.Client().close()")
+    said = run(
+        without + "from offramp_common.extras import MissingExtra\n"
+        "try: offramp_client.Client(transport='native')\n"
+        "except MissingExtra as error: print(error)"
+    )
+    assert said == "transport=\"native\" needs hpack; install it with: pip install 'offramp[native]'\n"
+
+
+def test_an_unknown_transport_is_refused() -> None:
+    import offramp_client
+
+    with pytest.raises(ValueError, match='transport "http3": expected "grpcio" or "native"'):
+        offramp_client.AsyncClient(transport="http3")  # type: ignore[arg-type]

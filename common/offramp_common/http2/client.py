@@ -81,7 +81,7 @@ class ClientEngine(Engine[H]):
     @property
     def can_begin(self) -> bool:
         """There may be one more stream now."""
-        return len(self.streams) < self.max_streams and not self.going_away
+        return len(self.streams) < self.max_streams and not self.going_away and not self.sender.is_paused
 
     def begin(self, answer: Answer[H]) -> Stream:
         """Only if `can_begin`. The block of its request has to follow before the next one begins."""

@@ -32,11 +32,16 @@ class Sender:
         # In turn, those with a queue whose own window has room. The others come back when theirs is widened.
         self._waiting: deque[Stream] = deque()
         # The socket takes nothing more for now.
-        self._paused = False
+        self.is_paused = False
         # Of DATA in `_out`.
         self._out_bytes = 0
         # Of all streams.
         self.queued_bytes = 0
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of what is to be taken."""
+        return sum(map(len, self._out))
 
     def take_output(self) -> list[Payload]:
         """What to write now. If the socket takes it, `resume` is to follow: there may be more."""
@@ -146,13 +151,13 @@ class Sender:
     @property
     def _is_full(self) -> bool:
         """Nothing more for now: what is small shall not stand behind what is large, and somebody has to keep it."""
-        return self._paused or self._out_bytes >= _MOST_OUT
+        return self.is_paused or self._out_bytes >= _MOST_OUT
 
     def pause(self) -> None:
-        self._paused = True
+        self.is_paused = True
 
     def resume(self) -> None:
-        self._paused = False
+        self.is_paused = False
         self._pump()
 
     # In turns

@@ -141,7 +141,7 @@ class Channel:
     def on_goaway(self, session: Session) -> None:
         self._dispatch.on_goaway(session)
 
-    def on_received(self) -> None:
+    def on_room(self) -> None:
         if self._dispatch.waiting:
             self._dispatch.begin_waiting()
 

@@ -27,8 +27,8 @@ class Host(Owner, Protocol):
         """Its server has not said anything yet."""
         ...
 
-    def on_received(self) -> None:
-        """There may be room for calls that wait."""
+    def on_room(self) -> None:
+        """There may be some for calls that wait."""
         ...
 
     def on_lost(self, connection: Connection, reason: str) -> None: ...
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._receiving = True
         try:
             self.session.received(data)
-            self._host.on_received()
+            self._host.on_room()
         except Lost as lost:
             self.close(str(lost))
             return
@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         self.session.engine.sender.resume()
+        self._host.on_room()
 
     @property
     def is_refused(self) -> bool:
@@ -157,8 +158,8 @@ async def connected(host: Host, settings: Settings) -> Connection:
             connection = await _connected_to(address, host, settings)
         except ssl.SSLCertVerificationError as error:
             failures.append(f"{address}: the server's certificate was not accepted: {error.verify_message}")
-        except OSError as error:
-            failures.append(f"{address}: {error.strerror or error}")
+        except (OSError, ValueError) as error:
+            failures.append(f"{address}: {getattr(error, 'strerror', None) or error}")
         else:
             if not connection.is_refused:
                 return connection

@@ -9,6 +9,7 @@ from typing import Any
 from offramp_client._connection import Connection
 from offramp_client._native.addresses import addresses_of, authority_of
 from offramp_client._native.aio_channel import Channel as AsyncioChannel
+from offramp_client._native.blocking_channel import Channel as BlockingChannel
 from offramp_client._native.settings import Settings
 from offramp_client._native.tls import tls_context
 
@@ -21,7 +22,7 @@ class Native:
         self._settings = _settings(connection)
 
     def blocking_channel(self) -> Any:
-        raise NotImplementedError
+        return BlockingChannel(self._settings)
 
     def asyncio_channel(self) -> Any:
         return AsyncioChannel(self._settings)

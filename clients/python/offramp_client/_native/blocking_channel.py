@@ -1,0 +1,139 @@
+"""The blocking channel: what `offramp_client.Client` needs of grpcio's, on HTTP/2 of our own."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+from offramp_client._native.exchange import Exchange, WaitedCall
+from offramp_client._native.fields import Heads
+from offramp_client._native.settings import Settings
+
+_Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+# What a client that streams may be ahead of its server.
+_SEND_AHEAD = 64 * 1024
+
+
+class Channel:
+    """For any number of threads. Its calls raise CallFailed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._heads = Heads(settings.authority, settings.tls is not None)
+        self._making = threading.Lock()
+        self._exchange: Exchange | None = None
+        self._process = 0
+
+    def unary_unary(self, path: str) -> Callable[..., bytes]:
+        def ask(payload: bytes, *, timeout: float | None, metadata: _Metadata) -> bytes:
+            exchange = self._current()
+            block = self._heads.block(path, metadata)
+            call = WaitedCall(exchange.dispatch, block, payload, self._deadline(timeout), server_streaming=False)
+            with exchange.lock:
+                try:
+                    exchange.start(call)
+                    exchange.wait(call, lambda: call.over)
+                finally:
+                    exchange.cancel(call)
+            if call.failure is not None:
+                raise call.failure
+            return call.messages[0]
+
+        return ask
+
+    def unary_stream(self, path: str) -> Callable[..., StreamCall]:
+        def ask(payload: bytes, *, timeout: float | None, metadata: _Metadata) -> StreamCall:
+            return self._stream(path, payload, timeout, metadata)
+
+        return ask
+
+    def stream_stream(self, path: str) -> Callable[..., StreamCall]:
+        def ask(payloads: Iterator[bytes], *, timeout: float | None, metadata: _Metadata) -> StreamCall:
+            call = self._stream(path, None, timeout, metadata)
+            # As with grpcio: the iterator may wait for whatever it likes.
+            threading.Thread(target=call.send_all, args=(payloads,), name="offramp-requests", daemon=True).start()
+            return call
+
+        return ask
+
+    def close(self) -> None:
+        """Cancel what is in flight and give the connections back."""
+        exchange = self._exchange
+        if exchange is not None and self._process == os.getpid():
+            with exchange.lock:
+                exchange.close("the client was closed while the call was in flight")
+
+    def _stream(self, path: str, payload: bytes | None, timeout: float | None, metadata: _Metadata) -> StreamCall:
+        exchange = self._current()
+        block = self._heads.block(path, metadata)
+        call = WaitedCall(exchange.dispatch, block, payload, self._deadline(timeout), server_streaming=True)
+        with exchange.lock:
+            exchange.start(call)
+        return StreamCall(exchange, call)
+
+    def _deadline(self, timeout: float | None) -> float:
+        return math.inf if timeout is None else self._settings.clock() + timeout
+
+    def _current(self) -> Exchange:
+        if self._process != os.getpid() or self._exchange is None:
+            self._renew()
+        assert self._exchange is not None
+        return self._exchange
+
+    def _renew(self) -> None:
+        """With the first call, and the first one in a process that was forked: connections belong to one process."""
+        with self._making:
+            if self._exchange is not None and self._process != os.getpid():
+                self._exchange.abandon()
+                self._exchange = None
+            if self._exchange is None:
+                self._exchange = Exchange(self._settings)
+                self._process = os.getpid()
+
+
+class StreamCall:
+    """A call of many answers: an iterator of them."""
+
+    def __init__(self, exchange: Exchange, call: WaitedCall) -> None:
+        self._exchange = exchange
+        self._call = call
+
+    def __iter__(self) -> StreamCall:
+        return self
+
+    def __next__(self) -> bytes:
+        """Raises CallFailed."""
+        call, exchange = self._call, self._exchange
+        with exchange.lock:
+            exchange.wait(call, lambda: bool(call.messages) or call.over)
+            if call.messages:
+                message = call.take()
+                exchange.settle()
+                return message
+        if call.failure is not None:
+            raise call.failure
+        raise StopIteration
+
+    def cancel(self) -> None:
+        """After the end it does nothing."""
+        with self._exchange.lock:
+            self._exchange.cancel(self._call)
+
+    def send_all(self, payloads: Iterator[bytes]) -> None:
+        call, exchange = self._call, self._exchange
+        with exchange.lock:
+            exchange.wait(call, lambda: call.stream is not None or call.over)
+        for payload in payloads:
+            with exchange.lock:
+                call.send(payload)
+                exchange.settle()
+                exchange.wait(call, lambda: call.queued_bytes <= _SEND_AHEAD or call.over)
+            if call.over:
+                return
+        with exchange.lock:
+            call.end_requests()
+            exchange.settle()
