@@ -61,7 +61,8 @@ def test_hpack_is_only_for_who_wants_the_native_transport() -> None:
         "try: offramp_client.Client(transport='native')\n"
         "except MissingExtra as error: print(error)"
     )
-    assert said == "transport=\"native\" needs hpack; install it with: pip install 'offramp[native]'\n"
+    assert said.startswith('transport="native" needs hpack')
+    assert "pip install 'offramp[native]'" in said
 
 
 def test_an_unknown_transport_is_refused() -> None:
