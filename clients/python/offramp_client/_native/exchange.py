@@ -39,7 +39,8 @@ class Waiter:
             self._asleep.release()
 
     def sleep(self, seconds: float) -> None:
-        self._asleep.acquire(timeout=min(seconds, threading.TIMEOUT_MAX) if seconds < math.inf else -1)
+        """At most so long."""
+        self._asleep.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX) if seconds < math.inf else -1)
 
 
 class WaitedCall(Call):
@@ -141,7 +142,10 @@ class Exchange:
                 now = self._settings.clock()
                 if call.deadline <= now:
                     return
-                self._listen(min(call.deadline, self._look(now)) - now)
+                again = self._look(now)
+                # Which may have been the end of all.
+                if self._connections and not ready():
+                    self._listen(min(call.deadline, again) - now)
         finally:
             self._wanted = None
             if self._closed:
