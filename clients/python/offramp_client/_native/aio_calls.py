@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
+from offramp_common.grpc_framing.messages import MessageBytes
 from offramp_common.http2.client import ClientEngine
 
 from offramp_client._native.calls import Call, Channel
@@ -20,7 +21,7 @@ class UnaryCall(Call):
 
     __slots__ = ("answer",)
 
-    answer: asyncio.Future[bytes]
+    answer: asyncio.Future[MessageBytes]
 
     def on_over(self) -> None:
         if self.answer.done():
@@ -70,10 +71,10 @@ class StreamCall(Call):
     def on_room(self) -> None:
         _wake(self._room)
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[MessageBytes]:
         return self
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> MessageBytes:
         """Raises CallFailed."""
         while not self.messages:
             if self.failure is not None:

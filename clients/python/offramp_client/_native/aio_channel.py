@@ -7,6 +7,8 @@ import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeAlias
 
+from offramp_common.grpc_framing.messages import MessageBytes
+
 from offramp_client._native.aio_calls import StreamCall, UnaryCall
 from offramp_client._native.aio_connection import Connection, connected
 from offramp_client._native.calls import Call
@@ -36,8 +38,8 @@ class Channel:
         self._expires_at = math.inf
         self._gone = asyncio.Event()
 
-    def unary_unary(self, path: str) -> Callable[..., Coroutine[Any, Any, bytes]]:
-        async def ask(payload: bytes, *, timeout: float | None, metadata: Metadata) -> bytes:
+    def unary_unary(self, path: str) -> Callable[..., Coroutine[Any, Any, MessageBytes]]:
+        async def ask(payload: bytes, *, timeout: float | None, metadata: Metadata) -> MessageBytes:
             block = self._heads.block(path, metadata)
             call = UnaryCall(self._dispatch, block, payload, self._deadline(timeout), server_streaming=False)
             call.answer = self._loop.create_future()

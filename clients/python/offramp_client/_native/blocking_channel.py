@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from offramp_common.grpc_framing.messages import MessageBytes
+
 from offramp_client._native.exchange import Exchange, WaitedCall
 from offramp_client._native.fields import Heads
 from offramp_client._native.settings import Settings
@@ -28,8 +30,8 @@ class Channel:
         self._exchange: Exchange | None = None
         self._process = 0
 
-    def unary_unary(self, path: str) -> Callable[..., bytes]:
-        def ask(payload: bytes, *, timeout: float | None, metadata: _Metadata) -> bytes:
+    def unary_unary(self, path: str) -> Callable[..., MessageBytes]:
+        def ask(payload: bytes, *, timeout: float | None, metadata: _Metadata) -> MessageBytes:
             exchange = self._current()
             block = self._heads.block(path, metadata)
             call = WaitedCall(exchange.dispatch, block, payload, self._deadline(timeout), server_streaming=False)
@@ -105,7 +107,7 @@ class StreamCall:
     def __iter__(self) -> StreamCall:
         return self
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> MessageBytes:
         """Raises CallFailed."""
         call, exchange = self._call, self._exchange
         with exchange.lock:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Protocol
 
 from offramp_common.grpc_framing.fields import written_timeout
-from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageReader, prefix
+from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageBytes, MessageReader, prefix
 from offramp_common.grpc_framing.status import CallFailed, Code
 from offramp_common.http2.client import ClientEngine
 from offramp_common.http2.errors import ErrorCode, StreamFailed, code_name
@@ -72,7 +72,7 @@ class Call:
         self.over = False
         # None while it waits for a connection, or for its turn there.
         self.stream: Stream | None = None
-        self.messages: deque[bytes] = deque()
+        self.messages: deque[MessageBytes] = deque()
         self._channel = channel
         self._block = block
         self._request = request
@@ -129,7 +129,7 @@ class Call:
         """Of requests that have not left."""
         return 0 if self.over or self.stream is None else self.stream.queued_bytes
 
-    def take(self) -> bytes:
+    def take(self) -> MessageBytes:
         """The next of `messages`."""
         message = self.messages.popleft()
         self._unread_bytes -= len(message) + _MESSAGE_BYTES
@@ -218,7 +218,7 @@ class Call:
             self._reader = MessageReader(encoding, self._channel.max_message_bytes, self._on_message)
         self._reader.feed(data)
 
-    def _on_message(self, message: bytes) -> None:
+    def _on_message(self, message: MessageBytes) -> None:
         if self.over:
             return
         if self.messages and not self._server_streaming:
