@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 import pytest
+from eventually import eventually_here
 from http2_peer import Frame, data
 from native_client import Client
 from offramp_common.http2 import frames
@@ -215,6 +216,18 @@ async def test_a_message_that_waits_for_its_end_is_counted(packed: bool) -> None
     client.connection.data_received(frames.window_update(0, 10**6) + frames.window_update(1, 10**6))
     fields, _ = await client.answer(1)
     assert fields["grpc-status"] == "0"
+
+
+@pytest.mark.parametrize("size", [10, 10_000])
+@pytest.mark.parametrize("path", ["/s/echo", "/s/wait-in-a-task", "/s/each"])
+async def test_what_does_not_unpack_ends_the_call_and_nothing_stays(path: str, size: int) -> None:
+    """What is small is unpacked at once, what is large by a thread."""
+    client = Client(NativeLimits()).greet()
+    client.call(1, path, ended=False, more=[("grpc-encoding", "gzip")])
+    client.connection.data_received(data(1, b"\1" + size.to_bytes(4) + bytes(size), ended=True))
+    assert await client.status(1) is Code.INTERNAL
+    await eventually_here(lambda: client.connection.running == 0)
+    assert client.connection.memory.take(NativeLimits().max_buffered_bytes_of_one)
 
 
 async def test_messages_of_nothing_count_too() -> None:

@@ -6,7 +6,9 @@ import asyncio
 import datetime
 import ipaddress
 import logging
+import random
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from eventually import PATIENCE, eventually
 from front_ends import front_ends_here
+from offramp_common.grpc_framing import messages
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.grpcio import GrpcioTransport
 from offramp_server.transport.interface import (
@@ -561,6 +564,33 @@ async def test_an_address_that_stands_for_all_takes_ipv4_as_well(kind: str) -> N
         async with grpc.aio.insecure_channel(address) as channel:
             assert (await server_live(channel)(pb.ServerLiveRequest())).live
     await transport.stop(0)
+
+
+async def test_a_message_that_takes_long_to_unpack_keeps_nobody_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def slowly(*given: Any) -> bytes:
+        begun.set()
+        assert free.wait(PATIENCE)
+        return unpack(*given)
+
+    unpack = messages.decompressed
+    monkeypatch.setattr(messages, "decompressed", slowly)
+    # It becomes smaller, but not small.
+    message = random.Random(1).randbytes(50_000).hex().encode()
+    squeezed = {"compression": grpc.Compression.Gzip, "timeout": PATIENCE}
+    async with serving("native", InParts()) as address, grpc.aio.insecure_channel(address) as channel:
+        infer, stream = channel.unary_unary(PREFIX + "ModelInfer"), channel.stream_stream(PREFIX + "ModelStreamInfer")
+        for streamed in (False, True):
+            slow = stream(iter([message]), **squeezed).read() if streamed else infer(message, **squeezed)
+            waiting = asyncio.ensure_future(slow)
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
+            assert await infer(b"ab", timeout=PATIENCE) == b"abab"
+            assert not waiting.done()
+            free.set()
+            assert await waiting == 2 * message
+            begun.clear()
+            free.clear()
 
 
 def test_large_messages_both_ways_over_tls_on_the_loop_that_serves() -> None:

@@ -22,6 +22,9 @@ _PREFIX = struct.Struct(">BL")
 # Of zlib: with the header of gzip, or of zlib itself, which is what "deflate" means in HTTP.
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 
+# Compressed messages of up to so many bytes are unpacked where they come: to four megabytes at the very most.
+_SOON_UNPACKED = 4096
+
 IDENTITY = "identity"
 WINDOW_BITS: Mapping[str, int] = MappingProxyType({"gzip": _GZIP, "deflate": _ZLIB})
 ENCODINGS = (IDENTITY, *WINDOW_BITS)
@@ -37,16 +40,43 @@ def compressed(message: bytes, encoding: str) -> bytes:
     return squeeze.compress(message) + squeeze.flush()
 
 
+class Packed:
+    """A compressed message that somebody else is to unpack, since that takes long."""
+
+    __slots__ = ("_encoding", "_max_bytes", "_message")
+
+    def __init__(self, message: MessageBytes, encoding: str, max_bytes: int) -> None:
+        self._message = message
+        self._encoding = encoding
+        self._max_bytes = max_bytes
+
+    def __len__(self) -> int:
+        """Bytes as it came."""
+        return len(self._message)
+
+    def unpacked(self) -> bytes:
+        """Raises CallFailed as `decompressed` does. Other threads may run meanwhile."""
+        return decompressed(self._message, self._encoding, self._max_bytes)
+
+
 class MessageReader:
     """Takes the data of one stream and makes messages of it."""
 
-    __slots__ = ("_buffer", "_encoding", "_flag", "_max_bytes", "_prefix", "_size", "_take")
+    __slots__ = ("_buffer", "_encoding", "_flag", "_leave", "_max_bytes", "_prefix", "_size", "_take")
 
-    def __init__(self, encoding: str, max_bytes: int, take: Callable[[MessageBytes], None]) -> None:
-        """`encoding` is what the stream says that compressed messages are in; `take` gets each message."""
+    def __init__(
+        self,
+        encoding: str,
+        max_bytes: int,
+        take: Callable[[MessageBytes], None],
+        leave: Callable[[Packed], None] | None = None,
+    ) -> None:
+        """`encoding` is what the stream says that compressed messages are in; `take` gets each message, but those that
+        take long to unpack go to `leave` if there is one."""
         self._encoding = encoding
         self._max_bytes = max_bytes
         self._take = take
+        self._leave = leave
         # What has come of the next prefix.
         self._prefix = b""
         # Of the message that is coming; -1: its prefix is not complete.
@@ -83,6 +113,7 @@ class MessageReader:
         """What has come of a message, and who would take it."""
         self._buffer = bytearray()
         self._take = _nothing
+        self._leave = None
 
     def _feed_in_parts(self, data: memoryview) -> None:
         while data or self._is_complete:
@@ -122,7 +153,12 @@ class MessageReader:
             )
 
     def _complete(self, flag: int, message: MessageBytes) -> None:
-        self._take(decompressed(message, self._encoding, self._max_bytes) if flag else message)
+        if not flag:
+            self._take(message)
+        elif self._leave is not None and len(message) > _SOON_UNPACKED:
+            self._leave(Packed(message, self._encoding, self._max_bytes))
+        else:
+            self._take(decompressed(message, self._encoding, self._max_bytes))
 
 
 def _nothing(message: MessageBytes) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, cast
 
-from offramp_common.grpc_framing.messages import MessageBytes
+from offramp_common.grpc_framing.messages import MessageBytes, Packed
 
 from offramp_server.transport.driver import Driven
 from offramp_server.transport.handling import failure_of, parsed, serialized
@@ -83,6 +83,7 @@ class HandledCall(ABC):
     # The handler
 
     def _start(self, request: Any) -> None:
+        """`request`: a message that has been parsed, or one that is to be unpacked before; or an iterator of them."""
         self._started = True
         loop, method = self._loop, self._method
         if self.deadline is not None and self.deadline <= loop.time():
@@ -91,7 +92,7 @@ class HandledCall(ABC):
         self._count(1)
         if method.server_streaming:
             self._as_task(self._answer_stream(request))
-        elif method.swift:
+        elif method.swift and not isinstance(request, Packed):
             coroutine = cast("Coroutine[Any, Any, Any]", method.handler(request, self))
             self._driven = driven = Driven(coroutine, loop, self._on_answer)
             driven.start()
@@ -126,12 +127,14 @@ class HandledCall(ABC):
 
     async def _answer_once(self, request: Any) -> None:
         try:
+            request = await self._unpacked(request)
             self._answer(serialized(await cast("Coroutine[Any, Any, Any]", self._method.handler(request, self))))
         except Exception as error:
             self._fail(failure_of(self._method, error))
 
     async def _answer_stream(self, request: Any) -> None:
         try:
+            request = await self._unpacked(request)
             # Closed here and not by the garbage collector, so that a cancelled stream has let go of its work at once.
             async with aclosing(cast("Any", self._method.handler(request, self))) as answers:
                 async for answer in answers:
@@ -140,6 +143,12 @@ class HandledCall(ABC):
             self._fail(failure_of(self._method, error))
         else:
             self._end_stream()
+
+    async def _unpacked(self, request: Any) -> Any:
+        """What is large is unpacked beside the event loop. Raises CallFailed."""
+        if isinstance(request, Packed):
+            return self.parse(await asyncio.to_thread(request.unpacked))
+        return request
 
     def _ended_handler(self) -> None:
         self._driven = None

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from offramp_common.grpc_framing.messages import MessageBytes
+from offramp_common.grpc_framing.messages import MessageBytes, Packed
 
 # What a message takes beyond its bytes.
 MESSAGE_BYTES = 64
@@ -33,7 +33,7 @@ class Incoming(AsyncIterator[Any]):
     def __init__(self, call: Reader) -> None:
         self.unread_bytes = 0
         self._call = call
-        self._messages: deque[MessageBytes] = deque()
+        self._messages: deque[MessageBytes | Packed] = deque()
         # What the sender has not been told that there is room for again.
         self._owed = 0
         self._ended = False
@@ -46,7 +46,7 @@ class Incoming(AsyncIterator[Any]):
         """The sender has said that there are no more, and nobody else has put an end to it."""
         return self._ended and not self._dropped
 
-    def add(self, message: MessageBytes) -> None:
+    def add(self, message: MessageBytes | Packed) -> None:
         self._messages.append(message)
         self.unread_bytes += len(message) + MESSAGE_BYTES
         self._wake()
@@ -88,4 +88,6 @@ class Incoming(AsyncIterator[Any]):
         message = self._messages.popleft()
         self.unread_bytes -= len(message) + MESSAGE_BYTES
         self._settle()
+        if isinstance(message, Packed):
+            message = await asyncio.to_thread(message.unpacked)
         return self._call.parse(message)

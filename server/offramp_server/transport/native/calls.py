@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageBytes, MessageReader, compressed, prefix
+from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageBytes, MessageReader, Packed, compressed, prefix
 from offramp_common.http2.hpack import Field
 from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Stream
@@ -70,7 +70,7 @@ class Call(HandledCall):
         # Most requests come in one frame and need none.
         self._reader: MessageReader | None = None
         # The only message, or all of them.
-        self._message: MessageBytes | None = None
+        self._message: MessageBytes | Packed | None = None
         # Reserved of the memory of all connections.
         self._held = 0
         # Something came after the head.
@@ -111,7 +111,8 @@ class Call(HandledCall):
 
     def _feed(self, data: Payload, ended: bool) -> None:
         if self._reader is None:
-            self._reader = MessageReader(self._head.encoding, self._host.max_message_bytes, self._on_message)
+            take = self._on_message
+            self._reader = MessageReader(self._head.encoding, self._host.max_message_bytes, take, leave=take)
         self._reader.feed(data)
         self._reserve()
         if ended:
@@ -121,7 +122,7 @@ class Call(HandledCall):
         else:
             self._requests.on_taken(len(data))
 
-    def _on_message(self, message: MessageBytes) -> None:
+    def _on_message(self, message: MessageBytes | Packed) -> None:
         if self._requests is not None:
             self._requests.add(message)
         elif self._message is None:
@@ -139,7 +140,7 @@ class Call(HandledCall):
         else:
             message, self._message = self._message, None
             self._reserve()
-            self._start(parsed(self._method, message))
+            self._start(message if isinstance(message, Packed) else parsed(self._method, message))
 
     def _reserve(self) -> None:
         """What is kept here counts. Raises CallFailed if there is no room for it."""
