@@ -110,7 +110,9 @@ class Server(ABC):
 
 def base_environment(compute_threads: int | None = 1) -> dict[str, str]:
     """Return the environment that every server gets: this one's, the repository importable, so many compute threads."""
-    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY_ROOT), "PYTHONUNBUFFERED": "1"}
+    # A checkout that is no installed one may be what is measured.
+    importable = os.pathsep.join(filter(None, [str(REPOSITORY_ROOT), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PYTHONPATH": importable, "PYTHONUNBUFFERED": "1"}
     variables.pop(THREADS_VARIABLE, None)
     return variables if compute_threads is None else {**variables, THREADS_VARIABLE: str(compute_threads)}
 
