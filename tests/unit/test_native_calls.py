@@ -18,6 +18,8 @@ from offramp_server.transport.interface import CallContext, Code, Method
 from offramp_server.transport.native.limits import NativeLimits
 from scheduling_fakes import settle
 
+LONG_TURN = "offramp_server.transport.native.connection._LONG_TURN"
+
 
 @pytest.fixture
 async def client() -> Client:
@@ -338,6 +340,28 @@ async def test_a_socket_that_takes_nothing_is_not_read_either(client: Client) ->
     assert [frame for frame in client.hear() if frame.kind == frames.DATA] != []
     client.connection.connection_lost(None)
     await settle()
+
+
+async def test_who_keeps_the_loop_busy_is_read_again_after_others(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LONG_TURN, -1.0)
+    client.call(1, "/s/echo", b"x")
+    assert not client.socket.is_reading()
+    await settle()
+    assert client.socket.is_reading()
+
+
+async def test_a_socket_that_takes_nothing_is_not_read_after_others(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LONG_TURN, -1.0)
+    client.call(1, "/s/echo", b"x")
+    client.connection.pause_writing()
+    await settle()
+    assert not client.socket.is_reading()
+    client.connection.resume_writing()
+    assert client.socket.is_reading()
 
 
 async def test_connections_over_the_limit_are_closed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ _logger = logging.getLogger("offramp.transport")
 _ALIVE, _DRAIN = b"alive?\0\0", b"drained\0"
 # Larger writes are handed over in parts; below that it is cheaper to join them, above all for TLS.
 _JOINED_BYTES = 64 * 1024
+# What a client may make the loop do at a time before others have their turn. Seconds.
+_LONG_TURN = 0.005
 _NOT_HTTP2 = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"This port speaks gRPC, which is HTTP/2.\n"
@@ -101,6 +104,7 @@ class Connection(asyncio.Protocol):
             self._abort("too many connections")
 
     def data_received(self, data: bytes) -> None:
+        began = time.perf_counter()
         self._heard_at, self._asked_at = self.loop.time(), None
         self._receiving = True
         try:
@@ -111,6 +115,10 @@ class Connection(asyncio.Protocol):
         finally:
             self._receiving = False
         self._finish_turn()
+        if time.perf_counter() - began > _LONG_TURN and self._transport is not None and not self._paused:
+            # uvloop reads on from a socket as long as there is anything; others shall have their turn first.
+            self._transport.pause_reading()
+            self.loop.call_soon(self._read_on)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._shared.forget(self)
@@ -126,9 +134,13 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._read_on()
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
             self.engine.sender.resume()
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing() and not self._paused:
+            self._transport.resume_reading()
 
     def _on_output(self) -> None:
         if not self._receiving:
