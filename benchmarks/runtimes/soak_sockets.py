@@ -193,11 +193,12 @@ def empty_data_flood(peer: socket.socket, draw: random.Random) -> None:
 
 
 def table_bomb(peer: socket.socket, draw: random.Random) -> None:
-    """A large entry of the table, and thousands of references to it."""
+    """An entry of the table, and thousands of references to it: too many to be read, or nearly."""
     table = Table()
-    field = (b"x-large", b"a" * 3000)
+    size, references = draw.choice(((3000, 10_000), (1, 3000)))
+    field = (b"x-bomb", b"a" * size)
     first = table.entering([*fixed_fields(METHOD, "soak"), field])
-    block = first + table.entering([field]) * 10_000
+    block = first + table.entering([field]) * references
     numbers = itertools.count(1, 2)
     flood(peer, (b"".join(frames.headers(stream, block, end_stream=True)) for stream in numbers))
 

@@ -133,6 +133,20 @@ def test_a_head_that_is_too_large_ends_its_stream_alone() -> None:
     assert list(peer.taken) == [3]
 
 
+def test_heads_that_are_too_large_are_borne_the_longer_the_less_they_are() -> None:
+    def borne(excess: int) -> int:
+        """Heads until the connection is over."""
+        peer = Peer(Http2Limits(max_header_list_bytes=10_000, nuisances_at_once=100, nuisances_per_second=0.0))
+        peer.greet()
+        heads = (peer.request(number, ("large", "v" * (10_000 + excess)), ended=True) for number in range(1, 2001, 2))
+        with pytest.raises(ConnectionFailed, match="too many fields"):
+            peer.say(*heads)
+        return len(peer.oversized)
+
+    assert borne(100) == 100
+    assert borne(20_000) < 10
+
+
 # Flow control
 
 

@@ -33,6 +33,8 @@ _KEPT_ENDED = 256
 # There are six; who sends more wants something else.
 _MOST_SETTINGS = 32
 _PRIORITY_BYTES = 5
+# So much of a head beyond the limit weighs as much as a frame that means nothing.
+_NUISANCE_BYTES = 1024
 
 H = TypeVar("H")
 
@@ -221,9 +223,13 @@ class Engine(ABC, Generic[H]):
 
     def _decoded(self, block: bytes) -> list[Field] | None:
         try:
-            return self._decoder.decode(block)
+            fields = self._decoder.decode(block)
         except HpackError as error:
             raise ConnectionFailed(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+        if fields is None:
+            # A byte of a block may stand for a field, and fields are what decoding costs.
+            self._patience.spend("fields", 1 + self._decoder.excess // _NUISANCE_BYTES)
+        return fields
 
     # Data
 

@@ -22,6 +22,8 @@ ENTRY_BYTES = 32
 _STATIC = len(STATIC_TABLE)
 # An integer of more continuation bytes than that is of no use but to an attacker.
 _MOST_SHIFT = 28
+# A list that is by so many times its limit too large is a bomb of references, and not read to its end.
+_MOST_EXCESS = 7
 # Strings that come again and again are decoded once; longer ones are not kept.
 _KEPT_CODES, _KEPT_CODE_BYTES = 1024, 64
 
@@ -58,12 +60,14 @@ class HeaderDecoder:
         # The newest is the last one.
         self._table: list[Field] = []
         self._used = 0
+        # Of the last list that was too large: by how much it was. Bytes.
+        self.excess = 0
         # Changes with the dynamic table: a block decoded before may mean something else now.
         self.changes = 0
 
     def decode(self, block: bytes) -> list[Field] | None:
         """None: the list is larger than `max_list_bytes`, counted as in SETTINGS_MAX_HEADER_LIST_SIZE. The table is up
-        to date then as well. Raises HpackError."""
+        to date then as well. Raises HpackError, also for a list that is so large that nobody meant it."""
         fields: list[Field] = []
         position, end, room = 0, len(block), self._max_list_bytes
         try:
@@ -80,8 +84,11 @@ class HeaderDecoder:
                 room -= len(field[0]) + len(field[1]) + ENTRY_BYTES
                 if room >= 0:
                     fields.append(field)
+                elif room < -_MOST_EXCESS * self._max_list_bytes:
+                    raise HpackError("a list that is far too large")
         except IndexError:
             raise HpackError("a block ends within a field") from None
+        self.excess = max(0, -room)
         return fields if room >= 0 else None
 
     def _literal(self, block: bytes, position: int, first: int) -> tuple[Field, int]:

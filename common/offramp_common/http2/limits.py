@@ -45,9 +45,9 @@ class Patience:
         self._left = float(at_once)
         self._since = now()
 
-    def spend(self, reason: str) -> None:
+    def spend(self, reason: str, amount: int = 1) -> None:
         """Raises ConnectionFailed when it is at an end."""
-        self._left -= 1
+        self._left -= amount
         if self._left >= 0:
             return
         now = self._now()
