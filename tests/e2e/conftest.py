@@ -43,7 +43,9 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_server(small_repository: Path, transport: dict[str, str]) -> Iterator[ServerProcess]:
-    """Without worker processes, and with all other settings as they are by default."""
-    with serving(small_repository, ["--in-process"], transport) as server:
+    """Without worker processes, and with all other settings as they are by default, but that front ends carry the calls
+    where they can."""
+    front_ends = 2 if "native" in transport.values() else 1
+    with serving(small_repository, ["--in-process", f"--front-ends={front_ends}"], transport) as server:
         yield server
         assert server.stop() == 0

@@ -36,6 +36,10 @@ class ServerProcess:
         workers = [pid for pid in descendants(self.process.pid) if "process_main" in _command(pid)]
         return sorted(workers, key=_started)
 
+    def front_end_pids(self) -> list[int]:
+        """The processes that carry calls for it."""
+        return [pid for pid in descendants(self.process.pid) if "transport.relay" in _command(pid)]
+
     @contextmanager
     def computing_nothing(self) -> Iterator[None]:
         """Hold the workers still until the block ends: whatever is asked meanwhile waits, expires or is cancelled.

@@ -64,7 +64,7 @@ class FrontEndProcess:
 
 def launch_process(link: socket.socket, sockets: Sequence[socket.socket]) -> FrontEndProcess:
     """Raises OSError."""
-    command = [sys.executable, "-m", "offramp_server.transport.relay.process_main", f"--parent={os.getpid()}"]
+    command = [sys.executable, "-m", "offramp_server.transport.relay.main", f"--parent={os.getpid()}"]
     command += [f"--link={link.fileno()}", *(f"--listen={each.fileno()}" for each in sockets)]
     # Standard output is the server's own: its ready line must stay alone there. A process group of its own keeps the
     # terminal's signals away, since the server drains before its front ends end.
