@@ -129,6 +129,16 @@ def test_calls_that_wait_for_their_turn_outlive_the_connection() -> None:
     assert second.over
 
 
+def test_a_call_that_is_given_up_makes_room_for_another_one() -> None:
+    wire = Wire()
+    first, second, third = wire.call(), wire.call(), wire.call()
+    wire.connect((frames.MAX_CONCURRENT_STREAMS, 1))
+    first.cancel()
+    second.cancel()
+    assert (code(first), code(second)) == (Code.CANCELLED, Code.CANCELLED)
+    assert third.stream is not None
+
+
 def test_a_connection_is_done_when_the_calls_are_that_it_still_had() -> None:
     wire = Wire()
     call = wire.call()
@@ -164,8 +174,10 @@ def test_calls_whose_time_is_up_are_given_up_wherever_they_are() -> None:
     assert wire.dispatch.expire(1.0) == 2.0
     assert wire.dispatch.expire(2.0) == 5.0
     assert code(waiting) is code(begun) is Code.DEADLINE_EXCEEDED
-    assert [(frame.kind, frame.error) for frame in wire.hear(session)] == [(frames.RST_STREAM, ErrorCode.CANCEL)]
-    wire.dispatch.begin_waiting()
+    reset, *more = wire.hear(session)
+    assert (reset.kind, reset.stream, reset.error) == (frames.RST_STREAM, 1, ErrorCode.CANCEL)
+    # Its turn has come.
+    assert {frame.stream for frame in more} == {3}
     assert patient.stream is not None
 
 

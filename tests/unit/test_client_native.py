@@ -414,6 +414,27 @@ def test_one_client_serves_many_threads_some_of_which_lose_patience() -> None:
     assert answers == [[f"{thread}-{number}" for number in range(40)] for thread in range(8)]
 
 
+def test_a_stream_that_is_dropped_in_the_middle_of_another_call_is_ended_after_it() -> None:
+    """As the garbage collector may do."""
+    ended: list[int] = []
+
+    def script(server: Conversation) -> None:
+        server.greet()
+        stream = server.request()
+        server.say(server.fields(stream, *HEAD), data(stream, framed(b"")))
+        ended.append(server.hear(frames.RST_STREAM).stream)
+        well(server, server.request())
+        server.until_gone()
+
+    with ScriptedServer(script) as server, once("blocking native", server.target) as client:
+        answers = client.watch_routes()
+        next(answers)
+        with client._channel._exchange:
+            answers.close()
+        assert client.server_metadata().name == "scripted"
+    assert ended == [1]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_process_that_was_forked_makes_connections_of_its_own() -> None:

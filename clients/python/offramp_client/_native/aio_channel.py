@@ -112,7 +112,6 @@ class Channel:
         """One timer for all calls: most of them are over long before it."""
         self._expiry, self._expires_at = None, math.inf
         nearest = self._dispatch.expire(self._settings.clock())
-        self._dispatch.begin_waiting()
         if nearest < math.inf:
             self._watch(nearest)
 

@@ -35,7 +35,7 @@ class Channel:
             exchange = self._current()
             block = self._heads.block(path, metadata)
             call = WaitedCall(exchange.dispatch, block, payload, self._deadline(timeout), server_streaming=False)
-            with exchange.lock:
+            with exchange:
                 try:
                     exchange.start(call)
                     exchange.wait(call, lambda: call.over)
@@ -66,14 +66,14 @@ class Channel:
         """Cancel what is in flight and give the connections back."""
         exchange = self._exchange
         if exchange is not None and self._process == os.getpid():
-            with exchange.lock:
+            with exchange:
                 exchange.close("the client was closed while the call was in flight")
 
     def _stream(self, path: str, payload: bytes | None, timeout: float | None, metadata: _Metadata) -> StreamCall:
         exchange = self._current()
         block = self._heads.block(path, metadata)
         call = WaitedCall(exchange.dispatch, block, payload, self._deadline(timeout), server_streaming=True)
-        with exchange.lock:
+        with exchange:
             exchange.start(call)
         return StreamCall(exchange, call)
 
@@ -110,7 +110,7 @@ class StreamCall:
     def __next__(self) -> MessageBytes:
         """Raises CallFailed."""
         call, exchange = self._call, self._exchange
-        with exchange.lock:
+        with exchange:
             exchange.wait(call, lambda: bool(call.messages) or call.over)
             if call.messages:
                 message = call.take()
@@ -122,20 +122,20 @@ class StreamCall:
 
     def cancel(self) -> None:
         """After the end it does nothing."""
-        with self._exchange.lock:
+        with self._exchange:
             self._exchange.cancel(self._call)
 
     def send_all(self, payloads: Iterator[bytes]) -> None:
         call, exchange = self._call, self._exchange
-        with exchange.lock:
+        with exchange:
             exchange.wait(call, lambda: call.stream is not None or call.over)
         for payload in payloads:
-            with exchange.lock:
+            with exchange:
                 call.send(payload)
                 exchange.settle()
                 exchange.wait(call, lambda: call.queued_bytes <= _SEND_AHEAD or call.over)
             if call.over:
                 return
-        with exchange.lock:
+        with exchange:
             call.end_requests()
             exchange.settle()

@@ -39,6 +39,10 @@ class Channel(Protocol):
         """The server has not looked at it: begin it once more, as soon as that can be."""
         ...
 
+    def on_freed(self) -> None:
+        """One has been given up that had a stream: there may be room for another one."""
+        ...
+
 
 class Call:
     """Takes what comes with the stream. Subclasses tell whoever waits: `on_message`, `on_over`, `on_room`."""
@@ -150,6 +154,7 @@ class Call:
         self._end(failure)
         if engine is not None and stream is not None and stream.number in engine.streams:
             engine.reset(stream.number, ErrorCode.CANCEL)
+            self._channel.on_freed()
 
     # What comes
 

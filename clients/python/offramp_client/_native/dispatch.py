@@ -38,7 +38,8 @@ class Backoff:
 
 
 class Dispatch:
-    """Its methods are called by one at a time. The owner calls `begin_waiting` after whatever may have made room."""
+    """Its methods are called by one at a time. The owner calls `begin_waiting` when the server or the socket may have
+    made room."""
 
     def __init__(self, settings: Settings, connect: Callable[[], None]) -> None:
         """`connect` begins an attempt, of which `on_connected` or `on_unreachable` is to be told."""
@@ -70,6 +71,9 @@ class Dispatch:
     def again(self, call: Call) -> None:
         """The server has refused it unseen. It begins with the next `begin_waiting`."""
         self.waiting.appendleft(call)
+
+    def on_freed(self) -> None:
+        self.begin_waiting()
 
     def begin_waiting(self) -> None:
         while self.waiting:
@@ -138,12 +142,15 @@ class Dispatch:
 
     def expire(self, now: float) -> float:
         """Give up the calls whose time is up. When the next one's is."""
-        for call in self.waiting:
+        for call in self._calls():
             if call.deadline <= now:
                 call.expire()
         self.waiting = deque(call for call in self.waiting if not call.over)
-        nearest = min((session.expire(now) for session in self.sessions), default=math.inf)
-        return min(nearest, min((call.deadline for call in self.waiting), default=math.inf))
+        return min((call.deadline for call in self._calls()), default=math.inf)
+
+    def _calls(self) -> list[Call]:
+        begun = [call for session in self.sessions for call in session.calls()]
+        return [*self.waiting, *begun]
 
     def close(self, why: str) -> None:
         """Cancel every call, and take no more."""

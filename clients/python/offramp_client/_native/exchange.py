@@ -67,10 +67,13 @@ class WaitedCall(Call):
 
 
 class Exchange:
-    """The state of a channel. All but `lock` is for who holds it."""
+    """The state of a channel. All of it is for who has entered it: it is a lock, as a context manager."""
 
     def __init__(self, settings: Settings) -> None:
-        self.lock = threading.Lock()
+        # A thread may come twice: the garbage collector ends streams that nobody reads wherever it happens to run.
+        self._lock = threading.RLock()
+        self._entered = 0
+        self._left_behind: list[WaitedCall] = []
         self.dispatch = Dispatch(settings, self._connect)
         self._settings = settings
         self._connections: dict[Session, Connection] = {}
@@ -83,6 +86,21 @@ class Exchange:
         self._called.setblocking(False)
         self._calling.setblocking(False)
 
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._entered += 1
+
+    def __exit__(self, *exception: object) -> None:
+        while self._left_behind and self._entered == 1:
+            self.cancel(self._left_behind.pop())
+        self._entered -= 1
+        self._lock.release()
+
+    def _leave(self) -> None:
+        """For a while, to wait."""
+        self._entered -= 1
+        self._lock.release()
+
     # Calls
 
     def start(self, call: WaitedCall) -> None:
@@ -94,9 +112,11 @@ class Exchange:
         self.settle()
 
     def cancel(self, call: WaitedCall) -> None:
-        if not call.over:
+        if self._entered > 1:
+            # In the middle of something: this has to wait until it is done.
+            self._left_behind.append(call)
+        elif not call.over:
             call.cancel()
-            self.dispatch.begin_waiting()
             self.settle()
 
     def wait(self, call: WaitedCall, ready: Callable[[], bool]) -> None:
@@ -105,7 +125,6 @@ class Exchange:
             while not ready():
                 if call.deadline <= self._settings.clock():
                     call.expire()
-                    self.dispatch.begin_waiting()
                     self.settle()
                 elif self._wanted is None and self._connections:
                     self._lead(call, ready)
@@ -118,11 +137,11 @@ class Exchange:
         waiter = Waiter()
         call.waiters.append(waiter)
         self._followers.append(waiter)
-        self.lock.release()
+        self._leave()
         try:
             waiter.sleep(call.deadline - self._settings.clock() if call.deadline < math.inf else math.inf)
         finally:
-            self.lock.acquire()
+            self.__enter__()
             call.waiters.remove(waiter)
             self._followers.remove(waiter)
 
@@ -156,19 +175,17 @@ class Exchange:
         connections = {connection.socket.fileno(): connection for connection in self._connections.values()}
         wanted = {number: connection.has_unsent for number, connection in connections.items()}
         wanted[self._called.fileno()] = False
-        self.lock.release()
+        self._leave()
         try:
             ready = _ready(wanted, seconds)
         finally:
-            self.lock.acquire()
+            self.__enter__()
         if self._called.fileno() in ready:
             with suppress(BlockingIOError):
                 self._called.recv(64)
         for number, connection in connections.items():
             if number in ready and connection.session in self._connections:
                 self._read(connection)
-        if self.dispatch.waiting:
-            self.dispatch.begin_waiting()
         self._flush()
 
     def _look(self, now: float) -> float:
@@ -205,6 +222,12 @@ class Exchange:
                 self._calling.send(b"\0")
 
     def _flush(self) -> None:
+        self._flush_all()
+        if self.dispatch.waiting:
+            self.dispatch.begin_waiting()
+            self._flush_all()
+
+    def _flush_all(self) -> None:
         for connection in list(self._connections.values()):
             try:
                 connection.flush()
@@ -221,11 +244,11 @@ class Exchange:
         try:
             made = opened(self._settings)
         except OSError as error:
-            with self.lock:
+            with self:
                 self.dispatch.on_unreachable(f"no connection to {error}")
                 self.settle()
             return
-        with self.lock:
+        with self:
             if self._closed:
                 made.close()
                 return

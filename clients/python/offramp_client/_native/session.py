@@ -85,19 +85,9 @@ class Session:
         self.engine.sender.write(frames.ping(_ALIVE, ack=False))
         return now + keepalive.timeout
 
-    def expire(self, now: float) -> float:
-        """Give up the calls whose time is up. When the next one's is."""
-        nearest = math.inf
-        for call in self._calls():
-            if call.deadline <= now:
-                call.expire()
-            else:
-                nearest = min(nearest, call.deadline)
-        return nearest
-
     def cancel(self, why: str) -> None:
         """All of its calls."""
-        for call in self._calls():
+        for call in self.calls():
             call.cancel(why)
 
     def say_goodbye(self) -> None:
@@ -105,11 +95,11 @@ class Session:
 
     def lose(self, reason: str) -> None:
         """The connection is gone, with every call on it."""
-        for call in self._calls():
+        for call in self.calls():
             call.lose(reason)
         self.engine.close()
 
-    def _calls(self) -> list[Call]:
+    def calls(self) -> list[Call]:
         return [call for stream in self.engine.streams.values() if (call := _call_of(stream)) is not None]
 
     # What the engine tells
