@@ -9,6 +9,7 @@ from types import MappingProxyType
 from calling import Client
 from driven import DrivenClient
 from drivers import cpp_driver, node_driver
+from offramp_clients import OfframpAsyncioClient, OfframpBlockingClient
 from python_clients import AsyncioClient, BlockingClient, GrpclibClient
 from triton_clients import TritonAsyncioClient, TritonClient
 
@@ -18,6 +19,8 @@ CALL_COMPRESSION = "compression of a call"
 CHANNEL_COMPRESSION = "compression of a channel"
 CORE_OPTIONS = "options of gRPC's core"
 TLS_VERSION = "a version of TLS"
+SUCCESS_METADATA = "metadata of a call that ended well"
+UNARY_CANCEL = "the end of a call that is awaited, from elsewhere"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ _OF_TRITON = {
     ANY_CALL: "it knows the methods of its own service",
     CHANNEL_COMPRESSION: "it is told with each call",
 }
+_OF_OFFRAMP = {
+    **dict.fromkeys((CALL_COMPRESSION, CHANNEL_COMPRESSION), "the SDK does not compress"),
+    CORE_OPTIONS: "it has settings of its own",
+    TLS_VERSION: "the SDK passes on no choice",
+    SUCCESS_METADATA: "the SDK has no use for it",
+}
 
 CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
     {
@@ -49,6 +58,8 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
                 CORE_OPTIONS: "it has settings of its own",
             },
         ),
+        "offramp": Candidate(OfframpBlockingClient, {**_OF_OFFRAMP, UNARY_CANCEL: "it blocks until the call is over"}),
+        "offramp.aio": Candidate(OfframpAsyncioClient, _OF_OFFRAMP),
         "c++": Candidate(
             lambda: DrivenClient(cpp_driver()),
             {TLS_VERSION: "1.51, which Debian 12 has, passes on no choice"},

@@ -13,6 +13,8 @@ from eventually import eventually
 from offramp_server.transport.interface import Code
 from python_clients import AsyncioClient
 
+from clients import UNARY_CANCEL
+
 MESSAGES = (b"a", b"", b"ccc" * 10_000)
 
 
@@ -88,6 +90,7 @@ def test_the_deadline_is_told_and_ends_the_call_on_both_sides(channel: Channel, 
         assert echo.count(f"{request} begun") == echo.count(f"{request} ended")
 
 
+@pytest.mark.needs(UNARY_CANCEL)
 async def test_a_call_that_is_cancelled_ends_on_both_sides(channel: Channel, echo: EchoServer, key: str) -> None:
     pending = channel.begin(Call(SERVICE + "wait", (key.encode(),)))
     await eventually(lambda: echo.count(f"{key} begun") == 1)

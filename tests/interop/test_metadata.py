@@ -11,6 +11,8 @@ from calling import Call, Channel, Pair
 from echo_server import METADATA_BYTES, SERVICE, as_text
 from offramp_server.transport.interface import Code
 
+from clients import SUCCESS_METADATA
+
 RAW = bytes(range(256))
 
 
@@ -36,6 +38,7 @@ def test_of_a_key_that_comes_twice_the_last_value_counts(channel: Channel) -> No
     assert (found["k"], found["k-bin"]) == ("2", as_text(b"2"))
 
 
+@pytest.mark.needs(SUCCESS_METADATA)
 def test_what_the_server_says_comes_with_the_end_of_the_call(channel: Channel) -> None:
     metadata = (("back-text", "a b"), ("back-raw-bin", RAW))
     ended = channel.begin(Call(SERVICE + "describe", metadata=metadata)).outcome()
