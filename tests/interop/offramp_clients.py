@@ -20,7 +20,8 @@ _MOST_BYTES = 2**30
 
 
 def _native(opening: Opening) -> Native:
-    tls = opening.tls and TLS(ca=opening.tls.ca, certificate=opening.tls.certificate, key=opening.tls.key)
+    said = opening.tls
+    tls = None if said is None else TLS(ca=said.ca, certificate=said.certificate, key=said.key)
     return Native(connection_to(opening.target, tls, None, None, _MOST_BYTES, allow_insecure_token=False))
 
 
