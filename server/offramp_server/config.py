@@ -36,9 +36,9 @@ class ServerSettings:
     grpc_port: _Port = 8001
     # HTTP for /metrics, /livez and /readyz; 0 takes a free port.
     http_port: _Port = 8002
-    # What speaks gRPC: "grpcio" is Google's library, "native" the server's own HTTP/2 (docs/adr/0016), which costs a
-    # fraction of the CPU for each call and is still new.
-    transport: Literal["grpcio", "native"] = "grpcio"
+    # What speaks gRPC: "native" is the server's own HTTP/2 (docs/adr/0016), "grpcio" Google's library, which takes two
+    # to five times as much CPU for each call.
+    transport: Literal["grpcio", "native"] = "native"
     # Processes that speak gRPC at the port (docs/adr/0017). 1: the server itself. More: so many beside it, which hand
     # it their calls; they need transport = "native".
     front_ends: Annotated[int, between(1, 64)] = 1
