@@ -22,14 +22,18 @@ def tree_cpu_seconds(root: int) -> float:
 
     Membership is by parentage or by session, so that a child whose parent has gone still counts.
     """
-    stats = {stat.pid: stat for stat in all_processes()}
-    return sum(stat.cpu_s for stat in stats.values() if belongs(stat, root, stats))
+    return sum(stat.cpu_s for stat in tree_stats(root))
 
 
 def tree_pids(root: int) -> list[int]:
     """Return the ids of `root` and of everything it started that still runs."""
+    return [stat.pid for stat in tree_stats(root)]
+
+
+def tree_stats(root: int) -> list[ProcessStat]:
+    """Return `root` and everything it started, as they are now."""
     stats = {stat.pid: stat for stat in all_processes()}
-    return [stat.pid for stat in stats.values() if belongs(stat, root, stats)]
+    return [stat for stat in stats.values() if belongs(stat, root, stats)]
 
 
 def tree_memory_bytes(root: int) -> int:

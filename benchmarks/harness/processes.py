@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness.cpu import tree_cpu_seconds, tree_memory_bytes, tree_pids
+from benchmarks.harness.cpu import tree_cpu_seconds, tree_memory_bytes, tree_pids, tree_stats
 from benchmarks.harness.environments import NotRunnableError
 
 STOP_TIMEOUT_S = 20.0
@@ -42,6 +42,9 @@ class ServerProcess:
 
     def cpu_seconds(self) -> float:
         return tree_cpu_seconds(self._process.pid)
+
+    def cpu_seconds_by_process(self) -> dict[int, float]:
+        return {stat.pid: stat.cpu_s for stat in tree_stats(self._process.pid)}
 
     def memory_bytes(self) -> int:
         return tree_memory_bytes(self._process.pid)

@@ -98,6 +98,10 @@ class Server(ABC):
         """Return the CPU time that the server's whole process tree has used, in seconds."""
         return self._running().cpu_seconds()
 
+    def cpu_seconds_by_process(self) -> dict[int, float]:
+        """Return the same for each process that is there now, by its id."""
+        return self._running().cpu_seconds_by_process()
+
     def memory_bytes(self) -> int:
         """Return the memory of the server's whole process tree; pages that its processes share count once."""
         return self._running().memory_bytes()

@@ -40,15 +40,24 @@ class Offramp(Server):
     start_timeout_s = 1200.0
 
     def __init__(
-        self, engine: str, mode: str, note: str, transport: str = GRPCIO, tls: Certificate | None = None
+        self,
+        engine: str,
+        mode: str,
+        note: str,
+        transport: str = GRPCIO,
+        tls: Certificate | None = None,
+        front_ends: int = 1,
     ) -> None:
         super().__init__(tls)
         self.name = server_name(mode, transport)
+        if front_ends > 1:
+            self.name += f", {front_ends} front ends"
         self.note = note
         self.engine = engine
         self.compute_threads = None if engine == AUTO else 1
         self._mode = mode
         self._transport = transport
+        self._front_ends = front_ends
 
     def install(self) -> None:
         require(project_environment(), "offramp")
@@ -62,7 +71,8 @@ class Offramp(Server):
         for workload in workloads:
             write_model(workload, self.engine, repository / workload.model)
         config = directory / "config.toml"
-        settings = f'[server]\ntransport = "{self._transport}"\n[workers]\nmode = "{self._mode}"\n'
+        settings = f'[server]\ntransport = "{self._transport}"\nfront_ends = {self._front_ends}\n'
+        settings += f'[workers]\nmode = "{self._mode}"\n'
         if self.tls is not None:
             settings += f'[tls]\ncertificate = "{self.tls.chain}"\nkey = "{self.tls.key}"\n'
         config.write_text(settings + (tuning() if self.engine == AUTO else ""))
