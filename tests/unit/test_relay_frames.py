@@ -31,6 +31,17 @@ def reader() -> tuple[FrameReader, list[Frame]]:
     return FrameReader({kind: taker(kind) for kind in range(1, frames.KINDS)}), taken
 
 
+def joined(sequence: list[Frame]) -> list[Frame]:
+    """Parts of a message may come in pieces, and those that follow each other are one."""
+    found: list[Frame] = []
+    for kind, call, body in sequence:
+        if kind == frames.PART and found and found[-1][:2] == (kind, call):
+            found[-1] = (kind, call, found[-1][2] + body)
+        elif kind != frames.PART or body:
+            found.append((kind, call, body))
+    return found
+
+
 @given(
     st.lists(st.tuples(st.integers(1, frames.KINDS - 1), st.integers(0, 2**64 - 1), st.binary(max_size=100))),
     st.lists(st.integers(1, 30)),
@@ -42,7 +53,7 @@ def test_frames_are_found_wherever_the_stream_is_cut(sent: list[Frame], cuts: li
         part, stream = stream[:size], stream[size:]
         found.feed(part)
     found.feed(stream)
-    assert taken == sent
+    assert joined(taken) == joined(sent)
 
 
 @pytest.mark.parametrize("kind", [0, frames.READY, frames.KINDS, 255])

@@ -125,7 +125,8 @@ async def test_what_nobody_wants_any_more_is_not_sent() -> None:
 )
 async def test_what_is_no_frame_ends_the_link(garbage: bytes) -> None:
     peer = Peer()
-    peer.link.data_received(garbage)
+    peer.link.get_buffer(-1)[: len(garbage)] = garbage
+    peer.link.buffer_updated(len(garbage))
     assert peer.socket.aborted
     peer.link.connection_lost(None)
     assert peer.lost == 1

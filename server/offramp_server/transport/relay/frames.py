@@ -44,30 +44,45 @@ Taker: TypeAlias = Callable[[int, bytes, int, int], None]
 
 
 class FrameReader:
-    """Finds the frames in what comes of a stream."""
+    """Finds the frames in what comes of a stream. A part of a message may be handed over in pieces, as it comes."""
 
-    __slots__ = ("_rest", "_takers")
+    __slots__ = ("_missing", "_part_of", "_rest", "_takers")
 
     def __init__(self, takers: Mapping[int, Taker]) -> None:
         """`takers` by kind."""
         self._takers: Sequence[Taker] = [takers.get(kind, _unexpected) for kind in range(KINDS)]
         # The frame that was cut off by the end of what came.
         self._rest = bytearray()
+        # Of a part of a message that was: its call, and what has not come.
+        self._part_of = self._missing = 0
 
     def feed(self, data: bytes) -> None:
         """Raises whatever a taker raises, and LookupError or struct.error for what is no frame."""
         position = self._finish_rest(data) if self._rest else 0
+        if self._missing:
+            position = self._go_on_with_part(data, position)
         unpack, takers, size = HEADER.unpack_from, self._takers, len(data)
         while size - position >= HEADER_BYTES:
             length, kind, number = unpack(data, position)
             start = position + HEADER_BYTES
             end = start + length
             if end > size:
+                if kind == PART:
+                    self._part_of, self._missing = number, length
+                    position = self._go_on_with_part(data, start)
                 break
             position = end
             takers[kind](number, data, start, end)
         if position < size:
             self._rest += memoryview(data)[position:]
+
+    def _go_on_with_part(self, data: bytes, start: int) -> int:
+        """As far as `data` goes; where it ends there."""
+        end = min(start + self._missing, len(data))
+        self._missing -= end - start
+        if end > start:
+            self._takers[PART](self._part_of, data, start, end)
+        return end
 
     def _finish_rest(self, data: bytes) -> int:
         """Complete the frame that was cut off, as far as `data` goes; where it ends there."""
@@ -78,6 +93,10 @@ class FrameReader:
             if len(rest) < HEADER_BYTES:
                 return len(data)
         length, kind, number = HEADER.unpack_from(rest)
+        if kind == PART:
+            self._rest = bytearray()
+            self._part_of, self._missing = number, length
+            return position
         wanted: int = HEADER_BYTES + length - len(rest)
         rest += memoryview(data)[position : position + wanted]
         if len(rest) < HEADER_BYTES + length:

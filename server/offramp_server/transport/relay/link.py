@@ -17,6 +17,8 @@ from offramp_server.transport.relay.frames import HEADER, HEADER_BYTES, PART, Fr
 _PART_BYTES = 64 * 1024
 # Of parts, in one turn of the loop.
 _PARTS_BYTES_IN_A_TURN = 256 * 1024
+# What is read at a time: more than the 64 KiB that loops read by themselves.
+_READ_BYTES = 256 * 1024
 # What the socket may keep before no more is given to it.
 _KEPT_BYTES = 256 * 1024
 
@@ -26,7 +28,7 @@ _WHOLE = 0
 _logger = logging.getLogger("offramp.transport")
 
 
-class Link(asyncio.Protocol):
+class Link(asyncio.BufferedProtocol):
     """The protocol of a stream socket to the other process."""
 
     def __init__(self, takers: Mapping[int, Taker], on_lost: Callable[[], None]) -> None:
@@ -35,6 +37,7 @@ class Link(asyncio.Protocol):
         self._held_bytes = self._out_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader(takers)
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         # Nobody hears what is said.
@@ -57,10 +60,13 @@ class Link(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=_KEPT_BYTES)
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         self._receiving = True
         try:
-            self._reader.feed(data)
+            self._reader.feed(bytes(self._buffer[:nbytes]))
         except Exception:
             _logger.exception("a link between processes of the server is broken")
             self.abort()
@@ -147,11 +153,15 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._paused or transport.is_closing():
             return
-        if self._turns:
+        has_parts = bool(self._turns)
+        if has_parts:
             self._take_turns()
         if self._out:
             out, self._out, self._out_bytes = self._out, [], 0
-            transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if has_parts:
+                transport.writelines(out)
+            else:
+                transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._turns:
             self._wake()
 
