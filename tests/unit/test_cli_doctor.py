@@ -18,6 +18,7 @@ from offramp_server.cli.main import main
 from offramp_server.config import ServerSettings, Settings
 from offramp_server.doctor.engines import IMPORTS, engines, imports, unmappable
 from offramp_server.doctor.machine import gpus, machine
+from offramp_server.doctor.section import Section
 from offramp_server.doctor.server import configuration, engine_cache
 from offramp_server.doctor.software import software
 from offramp_server.model_spec import ModelSpec
@@ -294,6 +295,17 @@ class TestConfiguration:
     def test_workers_need_linux(self) -> None:
         section = configuration(Settings(ServerSettings(grpc_port=0, http_port=0)), None, "darwin")
         assert '"in-process" runs on this system' in section.problems[0]
+
+    def test_front_ends_that_leave_workers_no_core_are_warned_of(self) -> None:
+        def section(front_ends: int) -> Section:
+            server = ServerSettings(grpc_port=0, http_port=0, front_ends=front_ends)
+            return configuration(Settings(server), None, cores=4)
+
+        assert section(1).warnings == section(2).warnings == ()
+        assert "front_ends" not in dict(section(1).lines)
+        assert dict(section(2).lines)["front_ends"] == "2 processes carry calls"
+        [warning] = section(3).warnings
+        assert "they may take 4 of 4 cores under load" in warning
 
     def test_a_cache_of_engines_that_others_can_write_to_is_a_problem(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o777)

@@ -43,8 +43,7 @@ def add_to(commands: Commands) -> None:
     setting("--http-port", dest="server.http_port", type=int, metavar="PORT",
             help="metrics and probes; default 8002; 0 takes a free one")  # fmt: skip
     setting("--front-ends", dest="server.front_ends", type=int, metavar="N",
-            help="processes that speak gRPC at the port for the server (default 1: it does so itself); more need "
-            "transport = \"native\"")  # fmt: skip
+            help="processes that speak gRPC at the port for the server (default 1: it does so itself)")  # fmt: skip
     setting("--in-process", dest="workers.mode", action="store_const", const="in-process",
             help="run models on a thread of the server: nothing contains a crash")  # fmt: skip
     setting("--no-tune", dest="engines.tune", action="store_const", const="never",

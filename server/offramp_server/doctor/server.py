@@ -12,22 +12,41 @@ from pathlib import Path
 from offramp_server.config import ServerSettings, Settings
 from offramp_server.doctor.section import Section
 from offramp_server.errors import ConfigurationError
+from offramp_server.machine.cores import usable_cores
 from offramp_server.tuning.cache import DECISION, EngineCache
 from offramp_server.tuning.eviction import size_of
 
 MIB = 2**20
 
 
-def configuration(settings: Settings, file: Path | None, system: str = sys.platform) -> Section:
+def configuration(
+    settings: Settings, file: Path | None, system: str = sys.platform, cores: int | None = None
+) -> Section:
     """Of settings that could be read; its ports are tried out."""
+    cores = usable_cores() if cores is None else cores
     ports = _ports(settings.server)
     lines = [("file", "none: defaults and the environment" if file is None else str(file))]
     lines += [(port.key, f"{port.at}: {port.problem or 'free'}") for port in ports]
+    lines += _front_ends(settings.server)
     facts = {
         "file": None if file is None else str(file),
         "ports": {port.key: {"address": port.at, "problem": port.problem} for port in ports},
     }
-    return Section("configuration", tuple(lines), facts, (*_problems(ports), *_system(settings, system)))
+    problems = (*_problems(ports), *_system(settings, system))
+    return Section("configuration", tuple(lines), facts, problems, tuple(_crowd(settings.server, cores)))
+
+
+def _front_ends(server: ServerSettings) -> list[tuple[str, str]]:
+    return [("front_ends", f"{server.front_ends} processes carry calls")] if server.front_ends > 1 else []
+
+
+def _crowd(server: ServerSettings, cores: int) -> Iterator[str]:
+    """Each front end may take a core, and so may the server itself; workers compute on what they leave."""
+    if server.front_ends > 1 and server.front_ends + 1 >= cores:
+        yield (
+            f"server.front_ends = {server.front_ends}: with the server itself they may take {server.front_ends + 1} of "
+            f"{cores} cores under load, and leave workers none; fewer are faster here"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """How many workers compute at once, and with how many threads each, so that together they have a core for each thread.
 
+The processes that carry calls are not counted: without traffic their cores would stand idle.
+
 A worker computes one batch at a time. More threads make that batch faster, more workers compute more of them: on two
 cores one worker of two threads answered a lone client in 0.74 of the time (median, measured), and two workers of one
 thread each were worth it only under full load.
