@@ -78,7 +78,10 @@ def test_environment_variables_take_text_numbers_and_booleans() -> None:
         ("[server]\ndrain_timeout = -1", "server.drain_timeout: expected a number of at least 0, got -1"),
         ("[workers]\nmode = 'thread'", 'workers.mode: expected "process" or "in-process", got "thread"'),
         ("[server]\nfront_ends = 0", "server.front_ends: expected a number from 1 to 64, got 0"),
-        ("[server]\ntransport = 'grpcio'\nfront_ends = 2", 'server.front_ends = 2 needs server.transport = "native"'),
+        (
+            "[server]\nfront_ends = 2\ntransport = 'grpcio'",
+            'server.front_ends = 2 needs server.transport = "native"',
+        ),
         ("[engines]\ntune = 'always'", 'engines.tune: expected "at-load" or "never", got "always"'),
         ("[engines]\nbudget = -1", "engines.budget: expected a number of at least 0, got -1"),
         ("[workers]\nmax_attempts = 0", "workers.max_attempts: expected a number from 1 to 10, got 0"),
