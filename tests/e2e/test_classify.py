@@ -15,6 +15,7 @@ import tritonclient.grpc as triton
 from metrics_page import metric
 from model_files import write_linear_onnx
 from offramp_client import AsyncClient, Classification, Client, InvalidArgument
+from offramp_client._transports import TransportName
 from offramp_server.cli.main import main
 from onnx import TensorProto, helper, numpy_helper
 from pictures import encoded
@@ -65,23 +66,25 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory, transport: dict[str, s
 class Blocking:
     """The asyncio client with the blocking one's manners."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, transport: TransportName) -> None:
         self._target = target
+        self._transport = transport
 
     def classify(self, *arguments: Any, **options: Any) -> Any:
         async def call() -> Any:
-            async with AsyncClient(self._target) as client:
+            async with AsyncClient(self._target, transport=self._transport) as client:
                 return await client.classify(*arguments, **options)
 
         return asyncio.run(call())
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture(params=["blocking", "asyncio", "blocking native", "asyncio native"])
 def client(request: pytest.FixtureRequest, classifiers: ServerProcess) -> Iterator[Any]:
-    if request.param == "asyncio":
-        yield Blocking(classifiers.grpc)
+    transport: TransportName = "native" if request.param.endswith("native") else "grpcio"
+    if request.param.startswith("asyncio"):
+        yield Blocking(classifiers.grpc, transport)
         return
-    with Client(classifiers.grpc) as client:
+    with Client(classifiers.grpc, transport=transport) as client:
         yield client
 
 
