@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -27,7 +28,7 @@ from eventually import PATIENCE, eventually
 from front_ends import front_ends_here
 from offramp_common.grpc_framing import messages
 from offramp_server.errors import ConfigurationError
-from offramp_server.transport.grpcio import GrpcioTransport
+from offramp_server.transport.grpcio import GrpcioTransport, _answers_stream
 from offramp_server.transport.interface import (
     CallContext,
     CallFailed,
@@ -234,6 +235,23 @@ async def test_a_failed_call_has_its_code_message_and_trailers(kind: str) -> Non
     assert {("one", "1"), ("hint", "7"), ("seen-bin", b"\x00\xfe"), ("grpc-status-details-bin", details)} <= set(
         error.trailing_metadata()
     )
+
+
+async def test_a_caller_who_leaves_while_an_answer_is_written_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """On a busy machine grpc.aio may make an error of its own of it before it cancels the handler."""
+
+    class Answering:
+        async def model_stream_infer(self, requests: Any, context: CallContext) -> AsyncIterator[Any]:
+            yield pb.ModelStreamInferResponse()
+
+    class Gone(Mock):
+        async def write(self, message: bytes) -> None:
+            raise RuntimeError('Failed "execute_batch"')
+
+    [method] = [each for each in Service.of(DESCRIPTOR, Answering()).methods if each.name == "ModelStreamInfer"]
+    with pytest.raises(asyncio.CancelledError):
+        await _answers_stream(method)(iter(()), Gone())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_an_error_that_nobody_mapped_reveals_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:

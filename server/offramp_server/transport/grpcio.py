@@ -162,13 +162,22 @@ def _answers_stream(method: Method) -> _GrpcHandler:
             # Closed here and not by the garbage collector, so that a cancelled stream has let go of its work at once.
             async with aclosing(handler(read(incoming), context)) as answers:
                 async for answer in answers:
-                    await grpc_context.write(joined(serialized(answer)))
+                    await _write(grpc_context, method, joined(serialized(answer)))
         except Exception as error:
             raise await _abort(context, method, error) from error
         finally:
             context.end()
 
     return handle
+
+
+async def _write(grpc_context: Any, method: Method, message: bytes) -> None:
+    """Raises CancelledError if the caller has gone, of which grpc.aio makes an error of its own."""
+    try:
+        await grpc_context.write(message)
+    except Exception as gone:
+        _logger.debug("%s was over before its answers were: %s", method.path, gone)
+        raise asyncio.CancelledError("the call is over") from gone
 
 
 def _reader(method: Method) -> Callable[[Any], Any]:
