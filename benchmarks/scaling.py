@@ -43,7 +43,9 @@ CONNECTIONS = (1, 10, 100, 1000)
 # Of the client and the server each, besides one for each connection.
 SPARE_FILES = 200
 CONCURRENCY = 8
-OFFRAMP_SCALING = "continuous batching, no delay timer, one instance of one thread"
+# Of all connections one call each may have to wait; by default half of them would be refused.
+QUEUE_ITEMS = 2 * max(CONNECTIONS)
+OFFRAMP_SCALING = f"continuous batching, no delay timer, one instance of one thread, max_queue_items {QUEUE_ITEMS}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Cast:
         return [self.offramp("process"), self.offramp("in-process"), *self.others()]
 
     def offramp(self, mode: str) -> Server:
-        return Offramp(self.engine, mode, OFFRAMP_SCALING)
+        return Offramp(self.engine, mode, OFFRAMP_SCALING, max_queue_items=QUEUE_ITEMS)
 
     def others(self) -> list[Server]:
         return peers(self.peers, UNDELAYED, self.engine)

@@ -26,7 +26,7 @@ from benchmarks.harness.tables import as_json
 from benchmarks.harness.transports_report import Scenario, to_markdown
 from benchmarks.harness.workloads import ONNX_RUNTIME, SUFFIXES, Workload, load_workload
 from benchmarks.runtimes.header_fields import INDEXED, SAME, UNINDEXED
-from benchmarks.scaling import allow_connections, wide
+from benchmarks.scaling import QUEUE_ITEMS, allow_connections, wide
 from benchmarks.serve import client_description, words
 from benchmarks.servers.base import Server
 from benchmarks.servers.catalogue import OFFRAMP_EQUAL
@@ -117,7 +117,12 @@ def plan(options: argparse.Namespace, directory: Path) -> list[Dimension]:
 def servers(
     engine: str, modes: Sequence[str], transports: Sequence[str], certificate: Certificate | None
 ) -> list[Server]:
-    own = [Offramp(engine, mode, OFFRAMP_EQUAL, each, certificate) for each in transports for mode in modes]
+    note = f"{OFFRAMP_EQUAL}, max_queue_items {QUEUE_ITEMS}"
+    own = [
+        Offramp(engine, mode, note, transport, certificate, max_queue_items=QUEUE_ITEMS)
+        for transport in transports
+        for mode in modes
+    ]
     return [*own, GrpcAioEcho(everything=True, tls=certificate), CppEcho(everything=True, tls=certificate)]
 
 

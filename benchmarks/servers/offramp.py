@@ -33,7 +33,8 @@ threads = 1
 class Offramp(Server):
     """`offramp serve` with `mode` "process" or "in-process" ([workers] mode in its configuration).
 
-    `transport` is [server] transport. `engine` "auto" leaves the engine, its threads and its instances to Offramp.
+    `transport` is [server] transport, `max_queue_items` that of [batching] of every model. `engine` "auto" leaves the
+    engine, its threads and its instances to Offramp.
     """
 
     # "auto" builds and times every engine at its first start.
@@ -47,6 +48,7 @@ class Offramp(Server):
         transport: str = GRPCIO,
         tls: Certificate | None = None,
         front_ends: int = 1,
+        max_queue_items: int | None = None,
     ) -> None:
         super().__init__(tls)
         self.name = server_name(mode, transport)
@@ -58,6 +60,7 @@ class Offramp(Server):
         self._mode = mode
         self._transport = transport
         self._front_ends = front_ends
+        self._max_queue_items = max_queue_items
 
     def install(self) -> None:
         require(project_environment(), "offramp")
@@ -69,7 +72,7 @@ class Offramp(Server):
     def prepare(self, workloads: Sequence[Workload], directory: Path) -> Launch:
         repository = directory / "repository"
         for workload in workloads:
-            write_model(workload, self.engine, repository / workload.model)
+            write_model(workload, self.engine, repository / workload.model, self._max_queue_items)
         config = directory / "config.toml"
         settings = f'[server]\ntransport = "{self._transport}"\nfront_ends = {self._front_ends}\n'
         settings += f'[workers]\nmode = "{self._mode}"\n'
@@ -118,15 +121,15 @@ def engine_report(channel: grpc.Channel, model: str) -> str:
     return f"{model}: {engine}, {said['precision']}, threads {said['engine.threads']} x {instances}"
 
 
-def write_model(workload: Workload, engine: str, directory: Path) -> None:
+def write_model(workload: Workload, engine: str, directory: Path, max_queue_items: int | None = None) -> None:
     version = directory / "1"
     version.mkdir(parents=True)
     file = workload.exported if engine == AUTO else workload.program
     os.link(file, version / f"model{file.suffix}")
-    (directory / "model.toml").write_text(model_settings(workload, engine))
+    (directory / "model.toml").write_text(model_settings(workload, engine, max_queue_items))
 
 
-def model_settings(workload: Workload, engine: str) -> str:
+def model_settings(workload: Workload, engine: str, max_queue_items: int | None) -> str:
     settings = f"""\
 max_batch_size = {workload.max_batch}
 
@@ -140,4 +143,6 @@ name = "output"
 datatype = "FP32"
 dims = {workload.output_dims}
 """
+    if max_queue_items is not None:
+        settings += f"\n[batching]\nmax_queue_items = {max_queue_items}\n"
     return settings if engine == AUTO else settings + ENGINE_SETTINGS.format(engine=engine)

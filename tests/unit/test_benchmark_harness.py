@@ -215,13 +215,15 @@ def test_offramp_is_given_the_engines_own_file_and_only_the_exported_program_wit
         (tmp_path / f"identity{suffix}").touch()
     workload = replace(WORKLOAD, program=tmp_path / "identity.onnx")
     write_model(workload, ONNX_RUNTIME, tmp_path / "named")
-    write_model(workload, AUTO, tmp_path / "auto")
+    write_model(workload, AUTO, tmp_path / "auto", max_queue_items=2000)
     assert (tmp_path / "named" / "1" / "model.onnx").exists()
     named = (tmp_path / "named" / "model.toml").read_text()
     # By itself Offramp would use every core, where the peers have one instance.
     assert all(setting in named for setting in ('backend = "onnxruntime"', "instances = 1", "threads = 1"))
     assert (tmp_path / "auto" / "1" / "model.pt2").exists()
-    assert "[engine]" not in (tmp_path / "auto" / "model.toml").read_text()
+    automatic = (tmp_path / "auto" / "model.toml").read_text()
+    assert "[engine]" not in automatic
+    assert ("max_queue_items = 2000" in automatic, "max_queue_items" in named) == (True, False)
 
 
 def test_a_request_of_many_items_holds_the_inputs_in_turn() -> None:
