@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser(prog="python -m benchmarks.client", description=(__doc__ or "").splitlines()[0])
     parsed.add_argument("--clients", nargs="+", choices=("asyncio", "blocking"), default=["asyncio", "blocking"])
     parsed.add_argument("--callers", nargs="+", type=int, default=[1, 32], help="calls in flight")
-    parsed.add_argument("--calls", type=int, default=4000)
+    parsed.add_argument("--calls", type=int, default=4000, help="in each turn")
     parsed.add_argument("--rounds", type=int, default=3)
     parsed.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parsed

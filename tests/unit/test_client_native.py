@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -223,10 +224,25 @@ def test_the_next_call_after_a_servers_farewell_goes_to_a_new_connection(kind: s
         assert [client.server_metadata().name for _ in range(2)] == ["scripted"] * 2
 
 
+def test_a_connection_that_ended_while_nobody_called_is_noticed_before_the_next_call() -> None:
+    gone = threading.Event()
+
+    def leaving(server: Conversation) -> None:
+        server.greet()
+        well(server, server.request())
+        server.socket.shutdown(socket.SHUT_RDWR)
+        gone.set()
+
+    with ScriptedServer(leaving, answering(well)) as server, once("blocking native", server.target) as client:
+        assert client.server_metadata().name == "scripted"
+        assert gone.wait(PATIENCE)
+        assert client.server_metadata().name == "scripted"
+
+
 def test_what_a_farewell_says_is_passed_on_with_the_loss(kind: str) -> None:
     def calm(server: Conversation, number: int) -> None:
         server.say(frames.goaway(number, ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings"))
-        server.socket.shutdown(2)
+        server.socket.shutdown(socket.SHUT_RDWR)
 
     error = raised(kind, calm)
     assert isinstance(error, errors.Unavailable)
