@@ -103,7 +103,8 @@ class Client:
         self._ask(message)
 
     def no_protobuf(self) -> None:
-        self._channel.unary_unary(f"{SERVICE}ModelInfer")(os.urandom(30), timeout=TIMEOUT_S)
+        # The first byte ends in a wire type that there is not, whatever follows.
+        self._channel.unary_unary(f"{SERVICE}ModelInfer")(b"\xff" + os.urandom(30), timeout=TIMEOUT_S)
 
     def no_method(self) -> None:
         self._channel.unary_unary(f"{SERVICE}NoSuchMethod")(b"", timeout=TIMEOUT_S)
