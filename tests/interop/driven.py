@@ -38,7 +38,7 @@ class DrivenClient:
         # gRPC's C++ writes what it cannot connect to, and grpc-js nothing.
         self._process = subprocess.Popen(
             [*command, self._folder.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "GRPC_VERBOSITY": "NONE"},
+            env={**os.environ, "GRPC_VERBOSITY": "ERROR"},
         )  # fmt: skip
         assert self._process.stdout is not None
         self.version = json.loads(self._process.stdout.readline())["version"]

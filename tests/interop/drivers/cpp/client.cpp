@@ -197,8 +197,10 @@ class Call : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer> {
     fields["answers"] = answers_;
     fields["initial"] = Pairs(context->GetServerInitialMetadata());
     fields["trailing"] = Pairs(context->GetServerTrailingMetadata());
-    lines_->Say(line);
+    // Only then: the last reference to a channel must not be given up here, where gRPC would wait for this very thread.
+    Lines* lines = lines_;
     delete this;
+    lines->Say(line);
   }
 
   std::shared_ptr<grpc::ClientContext> context = std::make_shared<grpc::ClientContext>();
