@@ -7,11 +7,9 @@ from functools import cache
 import pytest
 from calling import Channel, Client, Opening
 from drivers import Missing
-from echo import EchoServer, echoing
+from echo import TRANSPORTS, EchoServer, echoing
 
 from clients import ANY_CALL, CANDIDATES
-
-TRANSPORTS = ("grpcio", "native")
 
 
 def pytest_configure(config: pytest.Config) -> None:

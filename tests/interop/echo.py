@@ -18,6 +18,7 @@ from eventually import PATIENCE
 
 _PROGRAM = Path(__file__).parent / "echo_server.py"
 HOST = "127.0.0.1"
+TRANSPORTS = ("grpcio", "native")
 
 
 @dataclass

@@ -465,6 +465,38 @@ def test_pings_and_window_updates_are_no_nuisance(peer: Peer) -> None:
         peer.say(frames.ping(bytes(8), ack=False) * 1000, frames.window_update(0, 1) * 1000)
 
 
+def test_who_pings_too_often_and_is_told_nothing_is_disconnected() -> None:
+    peer = Peer(Http2Limits(min_ping_interval=10.0))
+    peer.greet()
+    ping = frames.ping(bytes(8), ack=False)
+    # One that is too early now and then is forgiven.
+    for early in (0.0, 9.9, 9.9) * 20:
+        peer.now += 10.0 - early / 10
+        peer.say(ping)
+    peer.now += 10.0
+    peer.say(ping, ping, ping)
+    with pytest.raises(ConnectionFailed):
+        peer.say(ping)
+    [goaway] = peer.sent
+    # What gRPC's clients look for.
+    assert (goaway.error, goaway.payload[8:]) == (ErrorCode.ENHANCE_YOUR_CALM, b"too_many_pings")
+
+
+def test_pings_between_which_a_call_gets_on_are_welcome() -> None:
+    peer = Peer(Http2Limits(min_ping_interval=10.0))
+    peer.greet((frames.INITIAL_WINDOW_SIZE, frames.LARGEST_WINDOW))
+    peer.say(peer.request(1), frames.window_update(0, 2**30))
+    stream = peer.taken[1].stream
+    peer.engine.begin_answer(stream, b"")
+    for _ in range(200):
+        peer.engine.send(stream, b"some of a large answer")
+        peer.say(frames.ping(bytes(8), ack=False) * 2)
+    for number in range(3, 403, 2):
+        peer.say(peer.request(number, ended=True))
+        peer.engine.end(peer.taken[number].stream, STATUS_200)
+        peer.say(frames.ping(bytes(8), ack=False) * 2)
+
+
 def test_a_listener_may_refuse(peer: Peer) -> None:
     def refuse(stream: Stream) -> None:
         raise StreamFailed(ErrorCode.REFUSED_STREAM, "not now")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ class Http2Limits:
     # Frames that cost the server work and bring no call forward: so many at once, and so many each second.
     nuisances_at_once: int = 4000
     nuisances_per_second: float = 400.0
+    # How often a peer may ping that is told nothing in between, in seconds: see `PingLimit`. 0: as often as it likes.
+    min_ping_interval: float = 0.0
 
     @property
     def max_block_bytes(self) -> int:
@@ -33,7 +36,7 @@ class Patience:
     """A token bucket for what only costs: resets, refused streams, empty frames, frames that mean nothing.
 
     Not for PING and WINDOW_UPDATE: healthy clients send thousands of them. They are bounded by not being read while the
-    peer does not read the answers.
+    peer does not read the answers, and for PING there is `PingLimit`.
     """
 
     __slots__ = ("_at_once", "_left", "_now", "_per_second", "_since")
@@ -60,3 +63,38 @@ class Patience:
         """A call has been answered."""
         if self._left < self._at_once:
             self._left += 1
+
+
+# What gRPC's clients look for in GOAWAY: they double the interval of their keepalive then.
+_TOO_MANY_PINGS = "too_many_pings"
+_STRIKES = 2
+
+
+class PingLimit:
+    """On pings between which this side says nothing, as gRPC's servers have it (its proposal A8).
+
+    Clients measure their bandwidth by a ping for each turn of data that they are sent, as many as there are: whatever
+    is said of a call begins the count anew. What is left is keepalive, which has an interval. One that is too early
+    now and then is forgiven.
+    """
+
+    __slots__ = ("_heard", "_last", "_min_interval", "_now", "_strikes")
+
+    def __init__(self, min_interval: float, now: Callable[[], float]) -> None:
+        self._min_interval = min_interval
+        self._now = now
+        self._strikes = 0
+        self._last = -math.inf
+        # How much the peer had been told by the last ping.
+        self._heard = 0
+
+    def check(self, said: int) -> None:
+        """A ping has come, and the peer had been told so much. Raises ConnectionFailed if that is one too many."""
+        now = self._now()
+        if said != self._heard or now - self._last >= self._min_interval:
+            self._strikes = 0
+        else:
+            self._strikes += 1
+        self._heard, self._last = said, now
+        if self._strikes > _STRIKES:
+            raise ConnectionFailed(ErrorCode.ENHANCE_YOUR_CALM, _TOO_MANY_PINGS)

@@ -37,6 +37,8 @@ class Sender:
         self._out_bytes = 0
         # Of all streams.
         self.queued_bytes = 0
+        # Frames of calls so far: HEADERS and DATA.
+        self.said = 0
 
     @property
     def waiting_bytes(self) -> int:
@@ -54,6 +56,7 @@ class Sender:
         self._out.append(frame)
 
     def headers(self, stream: Stream, block: bytes, end_stream: bool) -> None:
+        self.said += 1
         if self.before_next_block:
             block, self.before_next_block = self.before_next_block + block, b""
         if len(block) <= frames.FRAME_BYTES:
@@ -190,6 +193,7 @@ class Sender:
         self._window -= size
         stream.send_window -= size
         stream.moved += size
+        self.said += 1
         self._out_bytes += size
         self.write(frames.header(frames.DATA, 0, stream.number, size))
         self._out.append(payload)

@@ -10,7 +10,7 @@ from offramp_common.http2 import frames
 from offramp_common.http2.engine import Engine
 from offramp_common.http2.errors import ErrorCode, StreamFailed
 from offramp_common.http2.hpack import Field, HuffmanCodes
-from offramp_common.http2.limits import Http2Limits
+from offramp_common.http2.limits import Http2Limits, PingLimit
 from offramp_common.http2.stream import Payload, Receiver, Stream
 
 # A call that is taken back before has cost more than it was worth to anybody. Seconds.
@@ -52,6 +52,7 @@ class ServerEngine(Engine[H]):
         # Streams above are not taken any more.
         self.accepted_up_to = frames.LAST_STREAM
         self._listener = listener
+        self._ping_limit = PingLimit(limits.min_ping_interval, now)
 
     def _on_preface(self) -> None:
         # Not before: who speaks something else gets to read why, and no frame first.
@@ -101,6 +102,11 @@ class ServerEngine(Engine[H]):
     def _weigh_reset(self, stream: Stream | None) -> None:
         if stream is None or self._now() - stream.began_at < _RAPID:
             self._patience.spend("resets")
+
+    def _on_ping(self, flags: int, number: int, payload: Payload) -> None:
+        if not flags & frames.ACK:
+            self._ping_limit.check(self.sender.said)
+        super()._on_ping(flags, number, payload)
 
     def _on_goaway(self, flags: int, number: int, payload: Payload) -> None:
         """The peer begins nothing more; what it began is answered."""

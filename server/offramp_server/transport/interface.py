@@ -193,7 +193,7 @@ class ListenOptions:
     port: int
     max_message_bytes: int = 64 * 1024 * 1024
     max_metadata_bytes: int = 16 * 1024
-    # A client that pings more often than this is disconnected. Seconds.
+    # A client that pings more often than this, while it is told nothing of any call, is disconnected. Seconds.
     min_ping_interval: float = 10.0
     tls: TlsMaterial | None = None
 

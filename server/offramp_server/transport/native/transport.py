@@ -40,7 +40,12 @@ class NativeTransport:
     ) -> None:
         """`sockets` are bound already, by who takes care of the address, instead of to what `options` say."""
         limits = limits or NativeLimits()
-        limits = replace(limits, http2=replace(limits.http2, max_header_list_bytes=options.max_metadata_bytes))
+        http2 = replace(
+            limits.http2,
+            max_header_list_bytes=options.max_metadata_bytes,
+            min_ping_interval=options.min_ping_interval,
+        )
+        limits = replace(limits, http2=http2)
         methods = {method.path: method for service in services for method in service.methods}
         self._options = options
         self._sockets = sockets
