@@ -66,7 +66,7 @@ class KeepAlive:
     interval: float = 30.0
     #: Seconds to wait for its answer before the connection is given up.
     timeout: float = 10.0
-    #: Whether to ping while no call is in flight. The blocking client's native transport does not: nobody is there then.
+    #: Whether to ping while no call is in flight. The blocking client's native transport does not: nobody is there.
     while_idle: bool = False
 
     def __post_init__(self) -> None:

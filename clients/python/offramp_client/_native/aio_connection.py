@@ -141,8 +141,14 @@ class Connection(asyncio.Protocol):
         """After what has been said is out."""
         self.flush()
         self._reason = self._reason or reason
-        if self._transport is not None:
-            self._transport.close()
+        transport = self._transport
+        if transport is None:
+            return
+        if self._settings.tls is not None and not transport.get_write_buffer_size():
+            # It would wait for the server to say goodbye as well, and not all do.
+            transport.abort()
+        else:
+            transport.close()
 
     def abort(self, reason: str) -> None:
         self._reason = self._reason or reason
