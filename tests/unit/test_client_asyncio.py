@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
 
@@ -110,6 +111,21 @@ def test_a_client_may_be_made_before_its_event_loop_runs(server: FakeServer, tra
             return await client.is_live()
 
     assert asyncio.run(use())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_native_transport_runs_on_uvloop(server: FakeServer, host: str) -> None:
+    import uvloop
+
+    async def use() -> str | None:
+        async with AsyncClient(f"{host}:{server.port}", transport="native") as client:
+            large = {"x": np.zeros(1_000_000, np.float32)}
+            assert (await client.infer("echo", large))["x"].size == 1_000_000
+            return (await client.infer("echo", INPUTS, request_id="r")).id
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(use()) == "r"
 
 
 def test_both_names_are_one_class() -> None:

@@ -127,8 +127,11 @@ class Channel:
                 connection = await connected(self, self._settings)
         except TimeoutError:
             self._dispatch.on_unreachable(f"no connection after {self._settings.connect_timeout:g} s")
-        except OSError as error:
+        except Exception as error:
+            # Whatever it is, those who wait are not to wait for their deadlines.
             self._dispatch.on_unreachable(f"no connection to {error}")
+            if not isinstance(error, OSError):
+                raise
         else:
             self._loop.call_at(until, connection.demand_greeting)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from offramp_common.http2.stream import Payload
 
@@ -179,13 +179,10 @@ async def _connected_to(address: Address, host: Host, settings: Settings) -> Con
     name = (settings.server_name or address.host or "localhost") if settings.tls is not None else None
     if address.path:
         await loop.create_unix_connection(lambda: connection, address.path, ssl=settings.tls, server_hostname=name)
-    else:
-        await loop.create_connection(
-            lambda: connection,
-            address.host,
-            address.port,
-            ssl=settings.tls,
-            server_hostname=name,
-            happy_eyeballs_delay=_NEXT_ADDRESS,
-        )
+        return connection
+    # uvloop has no such thing: it tries one after the other.
+    racing: dict[str, Any] = {"happy_eyeballs_delay": _NEXT_ADDRESS} if isinstance(loop, asyncio.BaseEventLoop) else {}
+    await loop.create_connection(
+        lambda: connection, address.host, address.port, ssl=settings.tls, server_hostname=name, **racing
+    )
     return connection

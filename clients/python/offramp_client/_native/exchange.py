@@ -243,10 +243,13 @@ class Exchange:
     def _try_to_connect(self) -> None:
         try:
             made = opened(self._settings)
-        except OSError as error:
+        except Exception as error:
+            # Whatever it is, those who wait are not to wait for their deadlines.
             with self:
                 self.dispatch.on_unreachable(f"no connection to {error}")
                 self.settle()
+            if not isinstance(error, OSError):
+                raise
             return
         with self:
             if self._closed:
