@@ -174,3 +174,10 @@ def test_a_failure_without_messages_is_one_block() -> None:
     fields = written(failure_only(CallFailed(Code.INTERNAL, "x", {"hint": "7"}), [("one", "1")]))
     assert fields[0] == (":status", "200")
     assert fields[2:] == [("grpc-status", "13"), ("grpc-message", "x"), ("one", "1"), ("hint", "7")]
+
+
+@pytest.mark.parametrize("key", ["text", "raw-bin"])
+def test_text_that_has_no_bytes_is_written_all_the_same(key: str) -> None:
+    # Such as what came of bytes that are no UTF-8; a call that cannot say its status would never end.
+    failure = CallFailed(Code.NOT_FOUND, "no file \udcff", {key: "\udcff"})
+    assert dict(written(failure_only(failure)))["grpc-message"] == "no file ?"

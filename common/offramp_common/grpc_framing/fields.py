@@ -99,7 +99,7 @@ def metadata_of(fields: Iterable[Field]) -> dict[str, str | bytes]:
 def metadata_field(key: str, value: str | bytes) -> bytes:
     """A pair as a block's part that enters no table."""
     if key.endswith("-bin"):
-        raw = value if isinstance(value, bytes) else value.encode()
+        raw = value if isinstance(value, bytes) else value.encode(errors="replace")
         return literal(key.encode(), base64.b64encode(raw).rstrip(b"="))
     text = value if isinstance(value, str) else value.decode("latin-1")
     # What could end the field would be taken for something else.
