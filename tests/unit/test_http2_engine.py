@@ -111,6 +111,11 @@ def test_padding_and_priority_are_taken_off(peer: Peer) -> None:
     assert peer.taken[1].data == b"ab"
 
 
+def test_padding_is_minded_in_what_is_let_go_too(peer: Peer) -> None:
+    peer.say(peer.request(1), frames.rst_stream(1, 0))
+    assert broken(peer, frames.header(frames.DATA, frames.PADDED, 1, 2) + b"\5x") is ErrorCode.PROTOCOL_ERROR
+
+
 def test_trailers_of_a_request_end_it(peer: Peer) -> None:
     peer.say(peer.request(1), data(1, b"x"), peer.request(1, ended=True))
     assert peer.taken[1].ended

@@ -238,6 +238,7 @@ class Engine(ABC, Generic[H]):
         self._receive_window -= size
         if self._receive_window < 0:
             raise ConnectionFailed(ErrorCode.FLOW_CONTROL_ERROR, "more than the connection's window")
+        data = _unpadded(flags, payload)
         # At once: what is held of a message is bounded by its stream's window, and by the listener.
         self._credit_connection(size)
         stream = self.streams.get(number)
@@ -248,7 +249,6 @@ class Engine(ABC, Generic[H]):
         stream.moved += size
         if stream.receive_window < 0:
             raise StreamFailed(ErrorCode.FLOW_CONTROL_ERROR, "more than the stream's window")
-        data = _unpadded(flags, payload)
         ended = bool(flags & frames.END_STREAM)
         if not data and not ended:
             self._patience.spend("empty DATA frames")
