@@ -232,6 +232,17 @@ async def test_what_does_not_unpack_ends_the_call_and_nothing_stays(path: str, s
     assert client.connection.memory.take(NativeLimits().max_buffered_bytes_of_one)
 
 
+async def test_a_message_that_a_handler_has_read_counts_no_more(client: Client) -> None:
+    before = client.shared.memory._left
+    client.call(1, "/s/each", b"x" * 10_000, ended=False)
+    assert client.shared.memory._left < before
+    # The handler takes it, and nothing more comes.
+    await settle()
+    assert client.shared.memory._left == before
+    client.connection.connection_lost(None)
+    await settle()
+
+
 async def test_messages_of_nothing_count_too() -> None:
     client = Client(NativeLimits(Http2Limits(stream_window=100_000))).greet()
     client.call(1, "/s/slow_reader", ended=False)

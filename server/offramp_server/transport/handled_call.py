@@ -227,4 +227,4 @@ class HandledCall(ABC):
 
     @abstractmethod
     def give_back(self, size: int) -> None:
-        """A handler has read so much; the client may send as much again."""
+        """See `Reader`."""

@@ -23,7 +23,7 @@ class Reader(Protocol):
         ...
 
     def give_back(self, size: int) -> None:
-        """So much has been read; as much may be sent again."""
+        """Less is kept than before, and the client may send so much again: nothing, where enough lies here."""
         ...
 
 
@@ -69,9 +69,9 @@ class Incoming(AsyncIterator[Any]):
         self._settle()
 
     def _settle(self) -> None:
-        if self.unread_bytes <= _READ_AHEAD and self._owed:
-            owed, self._owed = self._owed, 0
-            self._call.give_back(owed)
+        owed = self._owed if self.unread_bytes <= _READ_AHEAD else 0
+        self._owed -= owed
+        self._call.give_back(owed)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

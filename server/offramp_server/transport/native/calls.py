@@ -270,4 +270,5 @@ class Call(HandledCall):
     def give_back(self, size: int) -> None:
         if not self._over:
             self._reserve()
-            self._host.engine.credit(self._stream, size)
+            if size:
+                self._host.engine.credit(self._stream, size)
