@@ -14,7 +14,7 @@ RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 GENERATOR := $(GENERATE_VENV)/.installed
 
-.PHONY: help demo serve test check generate bench clean
+.PHONY: help demo serve test fuzz check generate bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ serve: $(RUNTIME) ## Serve the demo's models until Ctrl-C
 
 test: $(DEV) ## Run all tests
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+fuzz: $(DEV) ## Fuzz HTTP/2 and gRPC for ten minutes; ARGS='--seconds 60 --target connection', or --help
+	$(VENV)/bin/python tests/fuzz/fuzz.py $(ARGS)
 
 check: $(DEV) $(GENERATOR) ## Lint, check types, and see that the generated code is up to date
 	$(VENV)/bin/ruff check .
