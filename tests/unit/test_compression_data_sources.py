@@ -71,12 +71,12 @@ class TestIdx:
         ("content", "complaint"),
         [
             (b"plain bytes", "should be a gzipped IDX file"),
-            (gzip.compress(b"\0\0\x08\x01\0\0\0\x04abcd")[:-6], "should be a gzipped IDX file"),
-            (gzip.compress(b"abcd" * 9)[:12] + b"\xff" * 20, "should be a gzipped IDX file"),
-            (gzip.compress(b"\0\0\x0d\x01\0\0\0\0"), "not an IDX file of unsigned bytes"),
-            (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abcd"), r"says it holds \(5,\) bytes but holds 4"),
-            (gzip.compress(b"\0\0\x08\x02\0\0\0\x05"), "header ends early"),
-            (gzip.compress(b"\0\0\x08\x04" + b"\0\1\0\0" * 4), "says it holds .* bytes but holds 0"),
+            (gzip.compress(b"\0\0\x08\x01\0\0\0\x04abcd", mtime=0)[:-6], "should be a gzipped IDX file"),
+            (gzip.compress(b"abcd" * 9, mtime=0)[:12] + b"\xff" * 20, "should be a gzipped IDX file"),
+            (gzip.compress(b"\0\0\x0d\x01\0\0\0\0", mtime=0), "not an IDX file of unsigned bytes"),
+            (gzip.compress(b"\0\0\x08\x01\0\0\0\x05abcd", mtime=0), r"says it holds \(5,\) bytes but holds 4"),
+            (gzip.compress(b"\0\0\x08\x02\0\0\0\x05", mtime=0), "header ends early"),
+            (gzip.compress(b"\0\0\x08\x04" + b"\0\1\0\0" * 4, mtime=0), "says it holds .* bytes but holds 0"),
         ],
     )
     def test_a_damaged_file_is_named_with_what_is_wrong(self, tmp_path: Path, content: bytes, complaint: str) -> None:
