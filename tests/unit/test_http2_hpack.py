@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKDecodingError
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.huffman_table import decode_huffman
 from hypothesis import given
 from hypothesis import strategies as st
 from offramp_common.http2.hpack import HeaderDecoder, HpackError, HuffmanCodes, literal, table_size
@@ -113,3 +117,21 @@ def test_a_block_that_changes_the_table_is_told_apart() -> None:
 def test_what_cannot_be_decoded_is_refused_with_the_reason(block: bytes, reason: str) -> None:
     with pytest.raises(HpackError, match=reason):
         decoder().decode(block)
+
+
+@given(st.binary(max_size=200))
+def test_huffman_codes_mean_what_the_hpack_package_says(code: bytes) -> None:
+    try:
+        expected = decode_huffman(code)
+    except HPACKDecodingError:
+        with pytest.raises(HpackError):
+            HuffmanCodes().decode(code)
+    else:
+        assert HuffmanCodes().decode(code) == expected
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_strings_come_back_from_their_huffman_codes(strings: list[bytes]) -> None:
+    codes = HuffmanCodes()
+    encoder = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
+    assert [codes.decode(encoder.encode(string)) for string in strings] == strings
