@@ -127,6 +127,7 @@ async def test_signals_to_all_processes_at_once_drain_the_server_under_load(repo
             ]
             for client in clients:
                 await client.infer("add_sub", {"x": ROW})
+            await eventually(lambda: metric(server, "offramp_workers", state="standby") == 1)
             with server.computing_nothing():
                 waiting = [
                     asyncio.create_task(client.infer("add_sub", {"x": ROW * n})) for n, client in enumerate(clients)
@@ -134,7 +135,7 @@ async def test_signals_to_all_processes_at_once_drain_the_server_under_load(repo
                 await eventually(lambda: metric(server, "offramp_requests_in_flight") == len(clients))
                 # As a terminal and a service manager do.
                 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-                    for pid in front_ends:
+                    for pid in (*front_ends, *server.worker_pids()):
                         os.kill(pid, number)
                 server.process.send_signal(signal.SIGTERM)
                 await eventually(lambda: "draining" in server.logged())
@@ -146,6 +147,7 @@ async def test_signals_to_all_processes_at_once_drain_the_server_under_load(repo
         assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
         assert not any(_runs(pid) for pid in front_ends)
         assert "did not end in time" not in server.logged()
+        assert "signal_" not in server.logged()
 
 
 async def test_front_ends_do_not_outlive_a_server_that_was_killed(repository: Path) -> None:

@@ -66,9 +66,9 @@ class Pair:
         return self._forwarding[f"/s/{name}"].handler
 
     @contextmanager
-    def held_back(self) -> Iterator[None]:
-        """The server takes nothing until the block ends."""
-        transport = cast("Any", self.relayed.link)._transport
+    def held_back(self, end: Relayed | Upstream | None = None) -> Iterator[None]:
+        """The server, or that end, takes nothing until the block ends."""
+        transport = cast("Any", (end or self.relayed).link)._transport
         transport.pause_reading()
         try:
             yield

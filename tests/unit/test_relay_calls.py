@@ -145,6 +145,18 @@ async def test_a_call_that_is_given_up_before_it_was_handed_over_never_runs() ->
         assert pair.upstream.link.waiting_bytes == 0
 
 
+async def test_an_answer_that_nobody_wants_any_more_is_not_sent() -> None:
+    async with linked(max_message_bytes=10_000_000) as pair:
+        link = pair.relayed.link
+        with pair.held_back(pair.upstream):
+            call = pair.ask("echo", bytes(10_000_000))
+            await eventually_here(lambda: link.waiting_bytes == 10_000_000)
+            call.cancel()
+            await eventually_here(lambda: link.waiting_bytes < 1_000_000)
+        await asyncio.wait([call])
+        assert call.cancelled()
+
+
 class Careful(Handlers):
     """Says whether the client had said that there are no more requests."""
 
@@ -174,10 +186,11 @@ async def test_a_stream_that_is_taken_back_is_not_one_that_is_complete(ending: s
             requests.end()
             assert [answer async for answer in answers] == []
         else:
-            # As a front end does with a call that its client resets.
+            # As a front end does with a call that its client resets, however long it takes to the second step.
             waiting = asyncio.create_task(anext(answers))
             await settle()
             requests.drop()
+            await settle()
             waiting.cancel()
             await asyncio.wait([waiting])
         assert handlers.ends == [ending]

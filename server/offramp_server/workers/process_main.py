@@ -11,14 +11,13 @@ import argparse
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 
 from offramp_server.errors import LoadError
 from offramp_server.machine.numa import parse_cpu_list
-from offramp_server.machine.parent import die_with
+from offramp_server.machine.parent import die_with, end_with_parent_only
 from offramp_server.workers.allocator import tune_allocator
 from offramp_server.workers.compute import ComputeLoop
 from offramp_server.workers.control import ControlChannel, Message, load_report_to_wire, load_request_from_wire
@@ -30,8 +29,7 @@ log = logging.getLogger("offramp.worker")
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    # The terminal's Ctrl-C goes to the front end, which drains first and then stops its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent_only()
     # The control socket's end tells as well, but not a process that is deep inside a kernel.
     die_with(options.parent)
     _stay_on(options.cpus)

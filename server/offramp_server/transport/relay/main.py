@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
 import socket
 import sys
 
 from offramp_server.collector import spare_what_stays
 from offramp_server.event_loop import event_loop_factory
-from offramp_server.machine.parent import die_with
+from offramp_server.machine.parent import die_with, end_with_parent_only
 from offramp_server.telemetry import logs
 from offramp_server.transport.relay.front_end import run_front_end
 from offramp_server.workers.allocator import tune_allocator
@@ -19,10 +18,7 @@ from offramp_server.workers.allocator import tune_allocator
 
 def main(arguments: list[str]) -> int:
     options = _parse(arguments)
-    # Whoever signals all processes at once (a terminal, a service manager) means the server, which drains and then
-    # ends its front ends.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    end_with_parent_only()
     # The end of the link tells as well, but not a process that is busy.
     die_with(options.parent)
     tune_allocator()
