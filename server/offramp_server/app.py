@@ -30,6 +30,7 @@ from offramp_server.transport.interface import ListenOptions, Service, TlsMateri
 from offramp_server.transport.native.transport import NativeTransport
 from offramp_server.transport.relay.transport import RelayTransport
 from offramp_server.transport.tls import read_tls
+from offramp_server.transport.unix_socket import host_of, path_of
 from offramp_server.workers.allocator import tune_allocator
 
 # What calls get to see their answer off once nothing is left to compute. Seconds.
@@ -105,7 +106,7 @@ class Server:
     async def open(self) -> None:
         """Listen on both ports; nothing is ready yet. Raises ConfigurationError if one cannot be had."""
         host = self._settings.server.host
-        self.grpc_address = _address(host, await self._transport.start())
+        self.grpc_address = _address(_grpc_host(self._settings), await self._transport.start())
         self.http_address = _address(host, await self._http.start(host, self._settings.server.http_port))
 
     async def load(self) -> int:
@@ -162,7 +163,7 @@ def _rpc_settings(settings: Settings) -> RpcSettings:
     return RpcSettings(
         server_version=version("offramp"),
         tokens=[Token(token.name, roles[token.role], token.sha256) for token in settings.auth.tokens],
-        management_allowed=_is_loopback(settings.server.host),
+        management_allowed=_is_loopback(_grpc_host(settings)),
         shared_memory=SharedMemorySettings(settings.shared_memory.enabled, settings.shared_memory.prefix),
         limits=request_limits(settings),
         stream_window=settings.limits.max_stream_in_flight,
@@ -183,7 +184,7 @@ def _transport(services: Sequence[Service], settings: Settings, log_control: log
 def _listen_options(settings: Settings) -> ListenOptions:
     server = settings.server
     return ListenOptions(
-        host=server.host,
+        host=_grpc_host(settings),
         port=server.grpc_port,
         max_message_bytes=server.max_message_bytes,
         max_metadata_bytes=settings.limits.max_metadata_bytes,
@@ -197,8 +198,13 @@ def _tls_material(tls: TlsSettings) -> TlsMaterial | None:
     return read_tls(tls.certificate, tls.key, tls.client_ca)
 
 
+def _grpc_host(settings: Settings) -> str:
+    path = settings.server.grpc_socket
+    return settings.server.host if path is None else host_of(path)
+
+
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host == "localhost" or path_of(host) is not None:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -207,4 +213,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _address(host: str, port: int) -> str:
+    if path_of(host) is not None:
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

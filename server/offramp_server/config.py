@@ -34,6 +34,10 @@ class ServerSettings:
     host: Annotated[str, matches(r"\S+", "a host name or an IP address")] = "127.0.0.1"
     # gRPC; 0 takes a free port.
     grpc_port: _Port = 8001
+    # A Unix socket that gRPC is served on instead of `host` and `grpc_port`: only for clients on this machine whom the
+    # permissions of its folder and the umask of the server let write to it. HTTP stays on `host`. Relative to the
+    # configuration file.
+    grpc_socket: Path | None = None
     # HTTP for /metrics, /livez and /readyz; 0 takes a free port.
     http_port: _Port = 8002
     # What speaks gRPC: "native" is the server's own HTTP/2 (docs/adr/0016), "grpcio" Google's library, which takes two
@@ -325,6 +329,9 @@ def _resolve(settings: Settings, folder: Path) -> Settings:
             f'server.front_ends = {settings.server.front_ends} needs server.transport = "native": '
             "grpcio listens in the server itself only"
         )
+    server = settings.server
+    if server.grpc_socket is not None:
+        server = dataclasses.replace(server, grpc_socket=(folder / server.grpc_socket).absolute())
     store = settings.store
     if store.path is not None and str(store.path) != IN_MEMORY:
         store = dataclasses.replace(store, path=folder / store.path)
@@ -332,7 +339,7 @@ def _resolve(settings: Settings, folder: Path) -> Settings:
     if engines.cache is not None:
         engines = dataclasses.replace(engines, cache=folder / engines.cache)
     auth = _resolve_auth(settings.auth, folder)
-    return dataclasses.replace(settings, tls=tls, auth=auth, store=store, engines=engines)
+    return dataclasses.replace(settings, server=server, tls=tls, auth=auth, store=store, engines=engines)
 
 
 def _resolve_auth(auth: AuthSettings, folder: Path) -> AuthSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from offramp_common.extras import needs_extra
@@ -15,6 +16,8 @@ Serve the models and routes of a repository. Once all are loaded, one line is
 printed:
 
   ready grpc=HOST:PORT http=HOST:PORT models=N
+
+or grpc=unix:PATH, which is what clients take as well.
 
 SIGTERM or Ctrl-C ends it in order: refuse new requests, finish those in flight,
 stop the workers, exit with 0. A second signal ends it at once.
@@ -40,6 +43,8 @@ def add_to(commands: Commands) -> None:
     setting = parser.add_argument_group("settings").add_argument
     setting("--host", dest="server.host", metavar="HOST", help="address to listen on (default 127.0.0.1)")
     setting("--grpc-port", dest="server.grpc_port", type=int, metavar="PORT", help="default 8001; 0 takes a free one")
+    setting("--grpc-socket", dest="server.grpc_socket", type=os.path.abspath, metavar="PATH",
+            help="a Unix socket to serve gRPC on instead of host and port")  # fmt: skip
     setting("--http-port", dest="server.http_port", type=int, metavar="PORT",
             help="metrics and probes; default 8002; 0 takes a free one")  # fmt: skip
     setting("--front-ends", dest="server.front_ends", type=int, metavar="N",
