@@ -8,6 +8,8 @@ import pytest
 from calling import Channel, Client, Opening
 from drivers import Missing
 from echo import TRANSPORTS, EchoServer, echoing
+from serve import offramp_serve
+from server_process import ServerProcess
 
 from clients import ANY_CALL, CANDIDATES
 
@@ -17,7 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "transport" in metafunc.fixturenames:
+    if "transport" in metafunc.fixturenames and not any(
+        "transport" in marker.args for marker in metafunc.definition.iter_markers("parametrize")
+    ):
         metafunc.parametrize("transport", TRANSPORTS)
     if "client" in metafunc.fixturenames:
         needs = {what for marker in metafunc.definition.iter_markers("needs") for what in marker.args}
@@ -64,6 +68,23 @@ def echo_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 @pytest.fixture
 def echo(transport: str, echo_servers: Callable[[str], EchoServer]) -> EchoServer:
     return echo_servers(transport)
+
+
+@pytest.fixture(scope="session")
+def served_by(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ServerProcess]]:
+    """`offramp serve` by transport, once for all tests."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(transport: str) -> ServerProcess:
+            return stack.enter_context(offramp_serve(transport, tmp_path_factory.mktemp("models")))
+
+        yield start
+
+
+@pytest.fixture
+def served(transport: str, served_by: Callable[[str], ServerProcess]) -> ServerProcess:
+    return served_by(transport)
 
 
 @pytest.fixture

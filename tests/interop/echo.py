@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,9 +38,12 @@ class EchoServer:
     def count(self, what: str) -> int:
         return int(json.loads(self.ask("counts")).get(what, 0))
 
-    def drain(self) -> int:
-        """SIGTERM. How many calls of `unary` it answered, once it has ended well."""
-        self.process.send_signal(signal.SIGTERM)
+    def tell(self, number: int) -> None:
+        """SIGTERM drains it, SIGUSR1 lets all calls go on that wait."""
+        self.process.send_signal(number)
+
+    def answered(self) -> int:
+        """How many calls of `unary`, once it has ended well."""
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         assert self.process.wait(PATIENCE) == 0

@@ -1,7 +1,7 @@
 """A small server of its own process, on either transport, of every kind of call that gRPC has.
 
-Prints one line of JSON, {listener: target}, when it listens. SIGTERM drains it; it says then how many calls of `Echo`
-were answered, and exits with 0.
+Prints one line of JSON, {listener: target}, when it listens. SIGTERM drains it; it says then how many calls of
+`Echo.unary` were answered, and exits with 0. SIGUSR1 lets all calls go on that wait.
 """
 
 from __future__ import annotations
@@ -97,6 +97,10 @@ class Echo:
         finally:
             self._counts[f"{key} ended"] += 1
 
+    def release_all(self) -> None:
+        for released in self._released.values():
+            released.set()
+
     async def release(self, request: bytes, context: CallContext) -> bytes:
         self._released[request.decode()].set()
         return b""
@@ -172,6 +176,7 @@ def listeners(folder: Path) -> dict[str, ListenOptions]:
 async def main(kind: str, folder: Path) -> None:
     echo, stop = Echo(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, echo.release_all)
     build = {"native": NativeTransport, "grpcio": GrpcioTransport}[kind]
     transports = {name: build([service(echo)], options) for name, options in listeners(folder).items()}
     targets = {}
