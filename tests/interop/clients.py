@@ -20,6 +20,7 @@ CHANNEL_COMPRESSION = "compression of a channel"
 CORE_OPTIONS = "options of gRPC's core"
 TLS_VERSION = "a version of TLS"
 SUCCESS_METADATA = "metadata of a call that ended well"
+AFTER_GOAWAY = "calls that go on after GOAWAY"
 UNARY_CANCEL = "the end of a call that is awaited, from elsewhere"
 
 
@@ -56,6 +57,7 @@ CANDIDATES: Mapping[str, Candidate] = MappingProxyType(
                 CALL_COMPRESSION: "it does not compress",
                 CHANNEL_COMPRESSION: "it does not compress",
                 CORE_OPTIONS: "it has settings of its own",
+                AFTER_GOAWAY: "it closes its connection at GOAWAY, whatever goes on there",
             },
         ),
         "offramp": Candidate(OfframpBlockingClient, {**_OF_OFFRAMP, UNARY_CANCEL: "it blocks until the call is over"}),
