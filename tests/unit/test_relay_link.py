@@ -106,7 +106,7 @@ async def test_a_message_counts_until_all_of_it_has_gone() -> None:
     await asyncio.sleep(0)
     peer.link.pause_writing()
     await settle()
-    assert peer.socket.writes == 1
+    assert peer.socket.written
     assert peer.link.waiting_bytes == len(LARGE)
 
 

@@ -8,6 +8,7 @@ import ssl
 from typing import Any, Protocol, cast
 
 from offramp_common.http2.stream import Payload
+from offramp_common.write_parts import write_parts
 
 from offramp_client._native.addresses import Address
 from offramp_client._native.session import Lost, Owner, Session
@@ -120,7 +121,7 @@ class Connection(asyncio.Protocol):
             # Each part would be a record of TLS by itself.
             transport.write(b"".join(out))
         else:
-            transport.writelines(out)
+            write_parts(transport, out)
 
     def _look(self) -> None:
         now = self._settings.clock()

@@ -13,6 +13,7 @@ from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFaile
 from offramp_common.http2.hpack import HuffmanCodes
 from offramp_common.http2.server import ServerEngine
 from offramp_common.http2.stream import Payload, Receiver, Stream
+from offramp_common.write_parts import write_parts
 
 from offramp_server.transport.interface import CallFailed, Code, Method
 from offramp_server.transport.native.calls import Call
@@ -170,7 +171,7 @@ class Connection(asyncio.Protocol):
             # Each part would be a record of TLS by itself.
             transport.write(b"".join(out))
         else:
-            transport.writelines(out)
+            write_parts(transport, out)
 
     def _lose(self, failure: ConnectionFailed, data: bytes) -> None:
         if not self.engine.greeted and failure.code is ErrorCode.PROTOCOL_ERROR and b"HTTP/1." in data[:2048]:

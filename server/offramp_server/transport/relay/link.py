@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from offramp_common.write_parts import write_parts
+
 from offramp_server.transport.relay.frames import HEADER, HEADER_BYTES, PART, FrameReader, Taker
 
 # What is more goes in parts of this size, so that what is small does not stand behind it for long.
@@ -159,7 +161,7 @@ class Link(asyncio.BufferedProtocol):
         if self._out:
             out, self._out, self._out_bytes = self._out, [], 0
             if has_parts:
-                transport.writelines(out)
+                write_parts(transport, out)
             else:
                 transport.write(out[0] if len(out) == 1 else b"".join(out))
         if self._turns:
