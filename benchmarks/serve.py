@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--peers", type=words, default=[], help=f"comma-separated: {','.join(PEERS[EQUAL])}")
     result.add_argument("--engine", choices=list(SUFFIXES), default=TORCH_EAGER, help="default %(default)s")
     result.add_argument("--settings", choices=[EQUAL, RECOMMENDED], default=EQUAL, help="default %(default)s")
-    result.add_argument("--transports", type=words, default=[GRPCIO], help=f"of Offramp: {GRPCIO},{NATIVE}")
+    result.add_argument("--transports", type=words, default=[NATIVE], help=f"of Offramp: {GRPCIO},{NATIVE}")
     result.add_argument("--repository", type=Path, help=f"has {FASHION_TEACHER}, which is measured too then")
     names = ",".join((*MODELS, FASHION_TEACHER, FASHION_STUDENT_INT8))
     result.add_argument("--workloads", type=words, help=f"comma-separated: {names} (with --engine onnxruntime)")

@@ -12,7 +12,7 @@ from benchmarks.harness.open_loop import OpenPlan
 from benchmarks.harness.open_report import open_section
 from benchmarks.harness.samples import Sample, Samples, Summary
 from benchmarks.harness.tables import as_json, one_line, table, without_home
-from benchmarks.servers.offramp import IN_PROCESS, NATIVE, WORKER, server_name
+from benchmarks.servers.offramp import GRPCIO, IN_PROCESS, WORKER, server_name
 
 ECHO = "grpc.aio echo"
 BARE = "bare compute"
@@ -145,9 +145,9 @@ def against_bare_compute(samples: Samples, run: Run) -> str:
 
 def against_peers(samples: Samples, run: Run) -> str:
     """A table for each transport of the server that took part; the native one is held against the other as well."""
-    native = server_name("process", NATIVE)
-    never = [ECHO, BARE, IN_PROCESS, server_name("in-process", NATIVE), native]
-    tables = (divided_by(samples, run, native, never), divided_by(samples, run, WORKER, [*never, WORKER]))
+    grpcio = server_name("process", GRPCIO)
+    never = [ECHO, BARE, IN_PROCESS, server_name("in-process", GRPCIO), WORKER]
+    tables = (divided_by(samples, run, WORKER, never), divided_by(samples, run, grpcio, [*never, grpcio]))
     return "\n".join(filter(None, tables))
 
 

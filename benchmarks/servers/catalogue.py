@@ -10,7 +10,7 @@ from benchmarks.servers.base import Server
 from benchmarks.servers.echo import GrpcAioEcho
 from benchmarks.servers.kserve import KServe
 from benchmarks.servers.mlserver import MAX_BATCH_TIME_S, MLServer
-from benchmarks.servers.offramp import AUTO, GRPCIO, Offramp
+from benchmarks.servers.offramp import AUTO, NATIVE, Offramp
 from benchmarks.servers.triton import Triton
 
 # The same for all: one thread that computes, batches where the server can form them.
@@ -80,7 +80,7 @@ PEERS: Mapping[str, Mapping[str, Callable[[str], Sequence[Server]]]] = {
 }
 
 
-def own_servers(settings: str, engine: str, transports: Sequence[str] = (GRPCIO,)) -> list[Server]:
+def own_servers(settings: str, engine: str, transports: Sequence[str] = (NATIVE,)) -> list[Server]:
     """Return Offramp with each of the transports, in both modes if the settings are equal, and the echo control."""
     if settings == RECOMMENDED:
         kinds = [(AUTO, "process", OFFRAMP_RECOMMENDED)]

@@ -45,7 +45,7 @@ class Offramp(Server):
         engine: str,
         mode: str,
         note: str,
-        transport: str = GRPCIO,
+        transport: str = NATIVE,
         tls: Certificate | None = None,
         front_ends: int = 1,
         max_queue_items: int | None = None,
@@ -101,7 +101,7 @@ class Offramp(Server):
 
 def server_name(mode: str, transport: str) -> str:
     name = IN_PROCESS if mode == "in-process" else WORKER
-    return name if transport == GRPCIO else f"{name}, {transport} transport"
+    return name if transport == NATIVE else f"{name}, {transport} transport"
 
 
 def tuning() -> str:

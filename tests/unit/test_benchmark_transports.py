@@ -140,8 +140,8 @@ def test_without_a_compiler_the_cpp_echo_says_what_is_missing(monkeypatch: pytes
 
 def test_each_server_is_a_share_of_the_controls_and_of_itself_over_grpcio() -> None:
     servers = {
-        "Offramp, in-process": (100.0, 400.0),
-        "Offramp, in-process, native transport": (600.0, 40.0),
+        "Offramp, in-process, grpcio transport": (100.0, 400.0),
+        "Offramp, in-process": (600.0, 40.0),
         "grpc.aio echo": (200.0, 320.0),
         CPP_ECHO: (1200.0, 20.0),
     }
@@ -151,13 +151,14 @@ def test_each_server_is_a_share_of_the_controls_and_of_itself_over_grpcio() -> N
     scenario = Scenario("plain", "Plain calls", (1, 32))
     report = to_markdown("command", "h2load", describe_machine(), 1, 1.0, [scenario], [growth])
     squeezed = " ".join(report.split())
-    assert "native transport | 600 | 1.00 | 2.00 | 40 | 3.00 | 0.12 | 0.50 | 2.00 | 6.00 | 0.10 | 0% |" in squeezed
+    assert "Offramp, in-process | 600 | 1.00 | 2.00 | 40 | 3.00 | 0.12 | 0.50 | 2.00 | 6.00 | 0.10 | 0% |" in squeezed
     assert "| CPU, c=1 | <= 0.35 | 0.12 | 0.10 |" in squeezed
     assert "ended with status 1" in report
 
 
 def test_only_a_native_transport_has_one_over_grpcio() -> None:
-    assert over_grpcio("Offramp, worker process, native transport") == "Offramp, worker process"
+    assert over_grpcio("Offramp, worker process") == "Offramp, worker process, grpcio transport"
+    assert over_grpcio("Offramp, worker process, grpcio transport") == "Offramp, worker process, grpcio transport"
     assert over_grpcio("grpc.aio echo") == "grpc.aio echo"
 
 
@@ -191,7 +192,7 @@ def test_a_served_onnx_file_is_taken_over_with_the_names_that_every_server_knows
 
 @pytest.mark.parametrize(("ours", "peers"), [("native", ["grpcio", "Triton"]), ("grpcio", ["Triton"])])
 def test_peers_are_held_against_each_transport_that_took_part(ours: str, peers: list[str]) -> None:
-    names = {"grpcio": "Offramp, worker process", "native": "Offramp, worker process, native transport"}
+    names = {"grpcio": "Offramp, worker process, grpcio transport", "native": "Offramp, worker process"}
     samples = [replace(SAMPLE, server=name) for name in (*names.values(), "Offramp, in-process", "Triton")]
     run = Run("command", "client", describe_machine(), 1.0, 1, ["plain"], [1], Outcome(samples=samples))
     tables = against_peers(Samples(samples), run).split("## ")
