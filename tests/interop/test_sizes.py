@@ -59,7 +59,7 @@ def test_a_channel_may_be_compressed(
         assert way.to_server < len(SQUASHY) / 10
         # Only the native transport answers in kind.
         assert (way.from_server < len(SQUASHY) / 10) is (transport == "native")
-        for message in (b"", b"short", SQUASHY, SQUASHY * 40):
+        for message in (b"", b"short", SQUASHY * 4):
             for method, kind in METHODS:
                 ended = channel.begin(Call(SERVICE + method, (message,), kind)).outcome()
                 assert (ended.code, ended.answers) == (Code.OK, (message,))

@@ -287,6 +287,22 @@ class TestConfiguration:
         section = configuration(Settings(ServerSettings(grpc_port=port, http_port=port)), None)
         assert f"server.grpc_port and server.http_port are both {port}; give each its own" in section.problems
 
+    def test_a_unix_socket_is_tried_out_instead_of_the_port(self, tmp_path: Path) -> None:
+        def section(path: Path) -> Section:
+            return configuration(Settings(ServerSettings(grpc_socket=path, http_port=0)), None)
+
+        path = tmp_path / "offramp.sock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            # Nobody listens yet, and a server would take it over.
+            assert dict(section(path).lines)["grpc_socket"] == f"{path}: free"
+            listener.listen()
+            [problem] = section(path).problems
+            assert problem == f"cannot listen on {path} (server.grpc_socket): Address already in use"
+        assert "grpc_port" not in dict(section(path).lines)
+        [problem] = section(tmp_path / "nowhere" / "offramp.sock").problems
+        assert problem.endswith("No such file or directory")
+
     def test_an_address_of_another_machine_is_a_problem(self) -> None:
         section = configuration(Settings(ServerSettings(host="192.0.2.1")), None)
         assert len(section.problems) == 2

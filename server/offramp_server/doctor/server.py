@@ -13,6 +13,7 @@ from offramp_server.config import ServerSettings, Settings
 from offramp_server.doctor.section import Section
 from offramp_server.errors import ConfigurationError
 from offramp_server.machine.cores import usable_cores
+from offramp_server.transport.unix_socket import refusal_of
 from offramp_server.tuning.cache import DECISION, EngineCache
 from offramp_server.tuning.eviction import size_of
 
@@ -27,12 +28,17 @@ def configuration(
     ports = _ports(settings.server)
     lines = [("file", "none: defaults and the environment" if file is None else str(file))]
     lines += [(port.key, f"{port.at}: {port.problem or 'free'}") for port in ports]
+    path = settings.server.grpc_socket
+    refusal = "" if path is None else refusal_of(path)
+    lines += [] if path is None else [("grpc_socket", f"{path}: {refusal or 'free'}")]
     lines += _front_ends(settings.server)
     facts = {
         "file": None if file is None else str(file),
         "ports": {port.key: {"address": port.at, "problem": port.problem} for port in ports},
+        "grpc_socket": None if path is None else {"path": str(path), "problem": refusal},
     }
-    problems = (*_problems(ports), *_system(settings, system))
+    unusable = [f"cannot listen on {path} (server.grpc_socket): {refusal}"] if refusal else []
+    problems = (*unusable, *_problems(ports), *_system(settings, system))
     return Section("configuration", tuple(lines), facts, problems, tuple(_crowd(settings.server, cores)))
 
 
@@ -64,6 +70,8 @@ class _Port:
 
 def _ports(server: ServerSettings) -> list[_Port]:
     wanted = {"grpc_port": server.grpc_port, "http_port": server.http_port}
+    if server.grpc_socket is not None:
+        del wanted["grpc_port"]
     return [_Port(key, server.host, port, _refused(server.host, port)) for key, port in wanted.items()]
 
 
@@ -95,9 +103,9 @@ def _problems(ports: list[_Port]) -> Iterator[str]:
                 f"cannot listen on {port.at} (server.{port.key}): {port.problem}; server.host has to be an address of "
                 "this machine, and ports below 1024 mostly need root"
             )
-    grpc, http = ports
-    if grpc.port == http.port != 0:
-        yield f"server.grpc_port and server.http_port are both {grpc.port}; give each its own"
+    numbers = {port.port for port in ports}
+    if len(numbers) < len(ports) and 0 not in numbers:
+        yield f"server.grpc_port and server.http_port are both {ports[0].port}; give each its own"
 
 
 def _system(settings: Settings, system: str) -> tuple[str, ...]:

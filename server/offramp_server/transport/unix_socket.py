@@ -28,6 +28,18 @@ def path_of(host: str) -> Path | None:
     return Path(host.removeprefix(_UNIX)) if host.startswith(_UNIX) else None
 
 
+def refusal_of(path: Path) -> str:
+    """Why nobody could listen there now; empty if one could. Nothing is changed."""
+    try:
+        _is_dead(path)
+        if not os.access(path.parent, os.R_OK | os.W_OK | os.X_OK):
+            missing = not path.parent.is_dir()
+            return os.strerror(errno.ENOENT if missing else errno.EACCES)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """The path is free, and no other server takes it until the block has ended: it has to bind and listen within.
@@ -93,6 +105,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _remove_dead(path: Path) -> None:
     """Raises OSError for a path that is somebody's."""
+    if _is_dead(path):
+        path.unlink()
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether there is a socket that nobody listens on; there may be nothing. Raises OSError for what is somebody's."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, "there is a file, which is no socket")
@@ -101,10 +119,9 @@ def _remove_dead(path: Path) -> None:
             probe.setblocking(False)
             probe.connect(str(path))
     except FileNotFoundError:
-        return
+        return False
     except ConnectionRefusedError:
-        path.unlink()
-        return
+        return True
     except BlockingIOError:
         pass
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
