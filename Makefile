@@ -1,5 +1,7 @@
 # Needs Python >= 3.11 with its venv module, and nothing else: everything is installed into .venv on demand.
 PYTHON ?= python3
+# How many tests run at a time, each file in one process.
+JOBS ?= 2
 # Further options for `offramp serve`, `pytest` and the benchmark, e.g. make serve ARGS='--grpc-port 9001'
 ARGS ?=
 
@@ -28,7 +30,7 @@ serve: $(RUNTIME) ## Serve the demo's models until Ctrl-C
 	$(VENV)/bin/offramp serve --model-repository $(FASHION) $(ARGS)
 
 test: $(DEV) ## Run all tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 fuzz: $(DEV) ## Fuzz HTTP/2 and gRPC for ten minutes; ARGS='--seconds 60 --target connection', or --help
 	$(VENV)/bin/python tests/fuzz/fuzz.py $(ARGS)
