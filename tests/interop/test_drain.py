@@ -22,9 +22,9 @@ from serve import infer, offramp_serve
 from clients import AFTER_GOAWAY, ANY_CALL, CANDIDATES
 
 # Loops of a client, each with one call at a time.
-_LOOPS = 8
+_LOOPS = 4
 # Calls that it has made before the server is told to end.
-_UNDER_WAY = 50
+_UNDER_WAY = 20
 
 
 @dataclass

@@ -78,16 +78,17 @@ def key(request: pytest.FixtureRequest) -> str:
     return str(request.node.name)
 
 
-def test_the_deadline_is_told_and_ends_the_call_on_both_sides(channel: Channel, echo: EchoServer, key: str) -> None:
+async def test_a_deadline_is_told_and_ends_both_sides(channel: Channel, echo: EchoServer, key: str) -> None:
     ended = channel.begin(Call(SERVICE + "describe", timeout=50)).outcome()
     assert 1 < json.loads(ended.answers[0])["remaining"] <= 51
 
-    for method, kind in (("wait", "unary"), ("wait_stream", "server_stream")):
-        request = f"{key} {kind}"
-        call = Call(SERVICE + method, (request.encode(),), kind, timeout=0.2)  # type: ignore[arg-type]
-        assert channel.begin(call).outcome().code is Code.DEADLINE_EXCEEDED
-        # It may have come too late to be begun at all.
-        assert echo.count(f"{request} begun") == echo.count(f"{request} ended")
+    methods: tuple[tuple[str, Kind], ...] = (("wait", "unary"), ("wait_stream", "server_stream"))
+    calls = [Call(SERVICE + method, (f"{key} {kind}".encode(),), kind, timeout=0.2) for method, kind in methods]
+    for pending in [channel.begin(call) for call in calls]:
+        assert pending.outcome().code is Code.DEADLINE_EXCEEDED
+    # They may have come too late to be begun at all.
+    keys = [call.messages[0].decode() for call in calls]
+    await eventually(lambda: all(echo.count(f"{each} begun") == echo.count(f"{each} ended") for each in keys))
 
 
 @pytest.mark.needs(UNARY_CANCEL)
