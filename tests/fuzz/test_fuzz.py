@@ -21,7 +21,7 @@ from offramp_server.transport.native.calls import Call
 from offramp_server.transport.native.limits import Memory
 
 # In the suite; `make fuzz` takes its time.
-_SECONDS = MappingProxyType({"connection": 3, "engine": 2})
+_SECONDS = MappingProxyType({"connection": 2})
 
 
 def kept(target: str) -> list[bytes]:
