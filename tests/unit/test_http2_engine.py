@@ -487,6 +487,22 @@ def test_who_pings_too_often_and_is_told_nothing_is_disconnected() -> None:
     assert (goaway.error, goaway.payload[8:]) == (ErrorCode.ENHANCE_YOUR_CALM, b"too_many_pings")
 
 
+def test_a_client_that_reads_a_large_answer_slowly_may_ping_for_each_part_of_it() -> None:
+    peer = Peer(Http2Limits(min_ping_interval=10.0))
+    peer.greet((frames.INITIAL_WINDOW_SIZE, frames.LARGEST_WINDOW))
+    peer.say(peer.request(1), frames.window_update(0, 2**30))
+    stream = peer.taken[1].stream
+    peer.engine.begin_answer(stream, b"")
+    peer.engine.send(stream, bytes(20 * frames.FRAME_BYTES))
+    ping = frames.ping(bytes(8), ack=False)
+    for _ in range(20):
+        peer.now += 0.1
+        peer.say(ping)
+    # But not for ever.
+    with pytest.raises(ConnectionFailed):
+        peer.say(ping * 10)
+
+
 def test_pings_between_which_a_call_gets_on_are_welcome() -> None:
     peer = Peer(Http2Limits(min_ping_interval=10.0))
     peer.greet((frames.INITIAL_WINDOW_SIZE, frames.LARGEST_WINDOW))

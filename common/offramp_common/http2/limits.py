@@ -68,31 +68,36 @@ class Patience:
 # What gRPC's clients look for in GOAWAY: they double the interval of their keepalive then.
 _TOO_MANY_PINGS = "too_many_pings"
 _STRIKES = 2
+# Of frames. A client that measures its bandwidth pings ten times a second at most.
+_MOST_UNREAD = 1000
 
 
 class PingLimit:
     """On pings between which this side says nothing, as gRPC's servers have it (its proposal A8).
 
-    Clients measure their bandwidth by a ping for each turn of data that they are sent, as many as there are: whatever
-    is said of a call begins the count anew. What is left is keepalive, which has an interval. One that is too early
-    now and then is forgiven.
+    Clients measure their bandwidth by a ping for each turn of data that they read, as many as there are: whatever is
+    said of a call begins the count anew. They may read it long after it was said, so each frame may be followed by a
+    ping at any time. What is left is keepalive, which has an interval. One that is too early now and then is forgiven.
     """
 
-    __slots__ = ("_heard", "_last", "_min_interval", "_now", "_strikes")
+    __slots__ = ("_heard", "_last", "_min_interval", "_now", "_strikes", "_unread")
 
     def __init__(self, min_interval: float, now: Callable[[], float]) -> None:
         self._min_interval = min_interval
         self._now = now
         self._strikes = 0
         self._last = -math.inf
-        # How much the peer had been told by the last ping.
-        self._heard = 0
+        # How many frames the peer had been told by the last ping, and of how many it may not have pinged yet.
+        self._heard = self._unread = 0
 
     def check(self, said: int) -> None:
-        """A ping has come, and the peer had been told so much. Raises ConnectionFailed if that is one too many."""
+        """A ping has come, and the peer had been told so many frames. Raises ConnectionFailed if it is one too many."""
         now = self._now()
+        self._unread = min(_MOST_UNREAD, self._unread + said - self._heard)
         if said != self._heard or now - self._last >= self._min_interval:
             self._strikes = 0
+        elif self._unread:
+            self._unread -= 1
         else:
             self._strikes += 1
         self._heard, self._last = said, now
