@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,9 @@ _DEFAULT_SECONDS = 600
 def guided(target: str, *arguments: str | Path, echo: bool = True) -> subprocess.CompletedProcess[str]:
     """One run of libFuzzer with its own options and folders; `echo` shows what it says, otherwise it is kept."""
     environment = os.environ | {"OFFRAMP_FUZZ_TARGET": target, "PYTHONPATH": os.pathsep.join(sys.path[1:])}
-    common = [f"-max_len={_MOST_BYTES}", f"-timeout={_TOO_LONG}", f"-rss_limit_mb={_TOO_MUCH}", "-print_final_stats=1"]
+    # A process begins with what the one that started it has had at most, which in a run of all tests is much.
+    most = _TOO_MUCH + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    common = [f"-max_len={_MOST_BYTES}", f"-timeout={_TOO_LONG}", f"-rss_limit_mb={most}", "-print_final_stats=1"]
     command = [sys.executable, _HERE / "fuzz_guided.py", *common, *arguments]
     kept = {} if echo else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.run(command, env=environment, text=True, check=False, **kept)  # type: ignore[call-overload,no-any-return]
