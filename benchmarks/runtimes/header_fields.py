@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from offramp_common.http2.hpack import ENTRY_BYTES, encoded_integer, plain_string
 from offramp_common.http2.static_table import STATIC_TABLE
 
 Field = tuple[bytes, bytes]
@@ -26,7 +27,6 @@ METADATA = (SAME, UNINDEXED, INDEXED)
 # Values of each unique field; far more than a peer's table or any cache of strings would hold.
 VALUES = 4096
 TABLE_BYTES = 4096
-ENTRY_BYTES = 32
 _STATIC_FIELDS = {field: number for number, field in enumerate(STATIC_TABLE, 1)}
 # The first of each name.
 _STATIC_NAMES = {name: number for number, (name, _) in reversed(list(enumerate(STATIC_TABLE, 1)))}
@@ -65,7 +65,7 @@ def unique_fields(metadata: str, seed: int) -> list[Unique]:
     draw = random.Random(seed)
     traces = [b"00-%032x-%016x-01" % (draw.getrandbits(128), draw.getrandbits(64)) for _ in range(VALUES)]
     ids = [b"%032x" % draw.getrandbits(128) for _ in range(VALUES)]
-    shown = huffman if metadata == INDEXED else plain
+    shown = huffman if metadata == INDEXED else plain_string
     named = ((b"traceparent", traces), (b"x-request-id", ids))
     return [(name, len(values[0]), list(map(shown, values))) for name, values in named]
 
@@ -97,15 +97,15 @@ class Table:
     def _one(self, field: Field) -> bytes:
         index = _STATIC_FIELDS.get(field) or self._index(self._fields.get(field))
         if index:
-            return integer(index, _INDEXED, 0x7F)
+            return encoded_integer(index, _INDEXED, 0x7F)
         name, value = field
         self._fields[field] = self._made
-        return self.new(name, plain(value), len(value))
+        return self.new(name, plain_string(value), len(value))
 
     def new(self, name: bytes, value: bytes, size: int) -> bytes:
         """A literal that enters the table. `value` is encoded, and has `size` bytes when it is not."""
         index = _STATIC_NAMES.get(name) or self._index(self._names.get(name))
-        start = integer(index, _ENTERS, 0x3F) if index else bytes((_ENTERS,)) + plain(name)
+        start = encoded_integer(index, _ENTERS, 0x3F) if index else bytes((_ENTERS,)) + plain_string(name)
         self._names[name] = self._made
         self._made += 1
         self._entries.append(len(name) + size + ENTRY_BYTES)
@@ -116,7 +116,7 @@ class Table:
 
     def unindexed(self, name: bytes, value: bytes, size: int) -> bytes:
         """A literal that leaves the table alone."""
-        return b"\0" + plain(name) + value
+        return b"\0" + plain_string(name) + value
 
     def _index(self, entry: int | None) -> int:
         """0: it is not there any more."""
@@ -125,23 +125,6 @@ class Table:
         return len(STATIC_TABLE) + self._made - entry
 
 
-def plain(text: bytes) -> bytes:
-    return integer(len(text), 0, 0x7F) + text
-
-
 def huffman(text: bytes) -> bytes:
     code = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text)
-    return integer(len(code), 0x80, 0x7F) + code
-
-
-def integer(value: int, pattern: int, mask: int) -> bytes:
-    """Section 5.1."""
-    if value < mask:
-        return bytes((pattern | value,))
-    encoded = bytearray((pattern | mask,))
-    value -= mask
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return encoded_integer(len(code), 0x80, 0x7F) + code

@@ -188,22 +188,24 @@ def _integer(block: bytes, position: int, mask: int) -> tuple[int, int]:
 
 def literal(name: bytes, value: bytes) -> bytes:
     """A field that does not enter the peer's table."""
-    return b"\0" + _plain(name) + _plain(value)
+    return b"\0" + plain_string(name) + plain_string(value)
 
 
 def table_size(size: int) -> bytes:
     """What a block begins with after the peer has allowed less than there was (section 4.2)."""
-    return _encoded_integer(size, 0x20, 0x1F)
+    return encoded_integer(size, 0x20, 0x1F)
 
 
 STATUS_200 = b"\x88"
 
 
-def _plain(text: bytes) -> bytes:
-    return _encoded_integer(len(text), 0, 0x7F) + text
+def plain_string(text: bytes) -> bytes:
+    """Without a Huffman code."""
+    return encoded_integer(len(text), 0, 0x7F) + text
 
 
-def _encoded_integer(value: int, pattern: int, mask: int) -> bytes:
+def encoded_integer(value: int, pattern: int, mask: int) -> bytes:
+    """Section 5.1: in the bits of `mask` as far as it fits there, beside those of `pattern`."""
     if value < mask:
         return bytes((pattern | value,))
     encoded = bytearray((pattern | mask,))
