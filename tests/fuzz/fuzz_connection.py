@@ -262,7 +262,8 @@ class _Run:
     def _state(self) -> object:
         heard = [(each.is_over, len(each.body), each.room) for each in self.ear.streams.values()]
         unsaid = [len(asked.unsaid) for asked in self.client.asked.values()]
-        return heard, unsaid, len(self.services.gates), self.connection.running, self.socket.undelivered, self.ear.most
+        handlers = len(self.services.gates), self.services.waits, self.connection.running
+        return heard, unsaid, handlers, self.socket.undelivered, self.ear.most
 
     def _make_room(self) -> None:
         if self.socket.closing:

@@ -28,6 +28,8 @@ class Services:
     def __init__(self) -> None:
         # What handlers wait for, in the order in which they came to it.
         self.gates: list[asyncio.Future[None]] = []
+        # How often any has come to one.
+        self.waits = 0
         # Handlers that have not come to their end.
         self.running = 0
         # Of these, who was cancelled and does not mind.
@@ -98,6 +100,7 @@ class Services:
     async def _gate(self) -> None:
         gate = asyncio.get_running_loop().create_future()
         self.gates.append(gate)
+        self.waits += 1
         await gate
 
     def methods(self) -> dict[str, Method]:
