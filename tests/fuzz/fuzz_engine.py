@@ -71,7 +71,7 @@ class _Receiver:
             engine.send(self.stream, bytes(size))
             engine.end(self.stream, _TRAILERS)
         else:
-            engine.answer(self.stream, STATUS_200, bytes(size), _TRAILERS)
+            engine.answer(self.stream, STATUS_200, b"", bytes(size), _TRAILERS)
         engine.reward()
 
     def on_reset(self, code: int) -> None:

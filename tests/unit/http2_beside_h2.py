@@ -97,7 +97,7 @@ class Ours(Peer):
             self.events.append(("reset", number))
 
     def answer(self, number: int) -> None:
-        self.engine.answer(self.taken[number].stream, STATUS_200, b"", literal(b"grpc-status", b"0"))
+        self.engine.answer(self.taken[number].stream, STATUS_200, b"", b"", literal(b"grpc-status", b"0"))
 
 
 @dataclass

@@ -68,7 +68,7 @@ def test_a_request_and_its_answer(peer: Peer) -> None:
     taken = peer.taken[1]
     assert (b"key", b"value") in taken.head
     assert (taken.data, taken.ended) == (b"hello", True)
-    peer.engine.answer(taken.stream, HEAD, b"answer", TRAILERS)
+    peer.engine.answer(taken.stream, HEAD, b"", b"answer", TRAILERS)
     head, body, trailers = peer.hear()
     assert (peer.fields(head), body.payload) == ([(":status", "200")], b"answer")
     assert peer.fields(trailers) == [("grpc-status", "0")]
@@ -160,8 +160,8 @@ def test_heads_that_are_too_large_are_borne_the_longer_the_less_they_are() -> No
 def test_answers_wait_for_the_stream_and_for_the_connection(peer: Peer) -> None:
     peer.say(peer.request(1, ended=True), peer.request(3, ended=True))
     first, second = peer.taken[1].stream, peer.taken[3].stream
-    peer.engine.answer(first, HEAD, bytes(60_000), TRAILERS)
-    peer.engine.answer(second, HEAD, bytes(60_000), TRAILERS)
+    peer.engine.answer(first, HEAD, b"", bytes(60_000), TRAILERS)
+    peer.engine.answer(second, HEAD, b"", bytes(60_000), TRAILERS)
     before = peer.hear()
     sent = [len(frame.payload) for frame in before if frame.kind == frames.DATA]
     assert sum(sent) == frames.DEFAULT_WINDOW
@@ -176,8 +176,8 @@ def test_answers_wait_for_the_stream_and_for_the_connection(peer: Peer) -> None:
 def test_a_large_answer_keeps_no_small_one_waiting(peer: Peer) -> None:
     peer.say(frames.window_update(0, 10**6), peer.request(1, ended=True), peer.request(3, ended=True))
     peer.engine.sender.pause()
-    peer.engine.answer(peer.taken[1].stream, HEAD, bytes(60_000), TRAILERS)
-    peer.engine.answer(peer.taken[3].stream, HEAD, b"small", TRAILERS)
+    peer.engine.answer(peer.taken[1].stream, HEAD, b"", bytes(60_000), TRAILERS)
+    peer.engine.answer(peer.taken[3].stream, HEAD, b"", b"small", TRAILERS)
     peer.engine.sender.resume()
     order = [frame.stream for frame in peer.hear() if frame.kind == frames.DATA]
     assert order[:3] == [1, 3, 1]
@@ -186,10 +186,10 @@ def test_a_large_answer_keeps_no_small_one_waiting(peer: Peer) -> None:
 def test_no_more_is_handed_to_the_socket_than_it_is_asked_to_take(peer: Peer) -> None:
     peer.say(frames.window_update(0, 10**8), frames.settings(((frames.INITIAL_WINDOW_SIZE, 10**8),)))
     peer.say(peer.request(1, ended=True), peer.request(3, ended=True))
-    peer.engine.answer(peer.taken[1].stream, HEAD, bytes(10**7), TRAILERS)
+    peer.engine.answer(peer.taken[1].stream, HEAD, b"", bytes(10**7), TRAILERS)
     assert sum(len(frame.payload) for frame in peer.hear()) < 300_000
     # What is small goes next, not after all of it.
-    peer.engine.answer(peer.taken[3].stream, HEAD, b"small", TRAILERS)
+    peer.engine.answer(peer.taken[3].stream, HEAD, b"", b"small", TRAILERS)
     assert only(peer.hear(), frames.DATA).payload == b"small"
     sent = 0
     while 1 in peer.engine.streams:
@@ -257,7 +257,7 @@ def test_a_reset_tells_the_receiver_and_forgets_the_stream(peer: Peer) -> None:
 
 def test_what_waits_of_a_stream_that_is_reset_is_never_sent(peer: Peer) -> None:
     peer.say(peer.request(1, ended=True))
-    peer.engine.answer(peer.taken[1].stream, HEAD, bytes(100_000), TRAILERS)
+    peer.engine.answer(peer.taken[1].stream, HEAD, b"", bytes(100_000), TRAILERS)
     peer.hear()
     peer.say(frames.rst_stream(1, ErrorCode.CANCEL))
     assert peer.say(frames.window_update(0, 10**6)) == []
@@ -301,7 +301,7 @@ def test_ping_is_answered_and_answers_are_told(peer: Peer) -> None:
 
 def test_a_smaller_table_is_acknowledged_in_the_next_block(peer: Peer) -> None:
     peer.say(frames.settings(((frames.HEADER_TABLE_SIZE, 100),)), peer.request(1, ended=True))
-    peer.engine.answer(peer.taken[1].stream, HEAD, b"", TRAILERS)
+    peer.engine.answer(peer.taken[1].stream, HEAD, b"", b"", TRAILERS)
     head, trailers = peer.hear()
     peer.decoder.max_allowed_table_size = 100
     assert peer.fields(head) == [(":status", "200")]
@@ -451,7 +451,7 @@ def test_a_peer_that_mostly_makes_calls_may_cancel_for_ever(peer: Peer) -> None:
     for _ in range(5000):
         for _ in range(2):
             peer.say(peer.request(number, ended=True))
-            peer.engine.answer(peer.taken.pop(number).stream, HEAD, b"", TRAILERS)
+            peer.engine.answer(peer.taken.pop(number).stream, HEAD, b"", b"", TRAILERS)
             peer.engine.reward()
             number += 2
         peer.say(peer.request(number), frames.rst_stream(number, ErrorCode.CANCEL))

@@ -13,6 +13,8 @@ from offramp_common.http2 import frames
 from offramp_common.http2.errors import ConnectionFailed, ErrorCode, StreamFailed
 from offramp_common.http2.stream import Payload, Stream
 
+# Blocks of fields together that certainly fit into a frame each.
+_SMALL_BLOCKS = frames.FRAME_BYTES
 # Bytes of DATA that are handed to the socket at a time.
 _MOST_OUT = 256 * 1024
 
@@ -77,23 +79,33 @@ class Sender:
             self._wait(stream, payload, size)
             self._pump()
 
-    def whole(self, stream: Stream, block: bytes, start: bytes, rest: bytes) -> None:
-        """A stream's fields, all of its data and its end: in one piece if they are small."""
+    def whole(self, stream: Stream, block: bytes, start: Payload, rest: Payload, trailers: bytes = b"") -> None:
+        """A stream's fields, all of its data and its end (see `end`): in one piece if they are small."""
         size = len(start) + len(rest)
         room = min(frames.FRAME_BYTES, self._window, stream.send_window)
-        if size > room or len(block) > frames.FRAME_BYTES or self.before_next_block or self._is_full:
+        if (
+            not 0 < size <= room
+            or self._is_full
+            or self.before_next_block
+            or len(block) + len(trailers) > _SMALL_BLOCKS
+        ):
             self.headers(stream, block, end_stream=False)
             self.data(stream, start)
             self.data(stream, rest)
-            self.end(stream, b"")
+            self.end(stream, trailers)
             return
         self._window -= size
         stream.send_window -= size
         self._out_bytes += size
-        head = frames.header(frames.HEADERS, frames.END_HEADERS, stream.number, len(block))
-        self.write(
-            b"".join((head, block, frames.header(frames.DATA, frames.END_STREAM, stream.number, size), start, rest))
-        )
+        number, header, end = stream.number, frames.header, frames.END_STREAM
+        parts = [
+            header(frames.HEADERS, frames.END_HEADERS, number, len(block)), block,
+            header(frames.DATA, 0 if trailers else end, number, size), start, rest,
+        ]  # fmt: skip
+        if trailers:
+            parts += (header(frames.HEADERS, frames.END_HEADERS | end, number, len(trailers)), trailers)
+        self.said += 1 + len(parts) // 3
+        self.write(b"".join(parts))
         self._on_sent(stream)
 
     def _wait(self, stream: Stream, payload: Payload, size: int) -> None:

@@ -114,11 +114,11 @@ class ServerEngine(Engine[H]):
 
     # Answers
 
-    def answer(self, stream: Stream, head: bytes, payload: Payload, trailers: bytes) -> None:
-        """Everything that there is to say."""
-        self.sender.headers(stream, head, end_stream=False)
-        self.sender.data(stream, payload)
-        self.end(stream, trailers)
+    def answer(self, stream: Stream, head: bytes, start: Payload, rest: Payload, trailers: bytes) -> None:
+        """Everything that there is to say; `start` and `rest` are one after the other."""
+        if not stream.peer_ended:
+            stream.receiver = None
+        self.sender.whole(stream, head, start, rest, trailers)
 
     def begin_answer(self, stream: Stream, head: bytes) -> None:
         self.sender.headers(stream, head, end_stream=False)

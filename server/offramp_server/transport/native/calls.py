@@ -171,7 +171,7 @@ class Call(HandledCall):
         most = min(_ONE_FRAME, self._host.max_message_bytes)
         if isinstance(message, bytes) and len(message) <= most and not self._head.squeezes:
             self._finish()
-            engine.answer(stream, ANSWER_HEAD, prefix(len(message)) + message, trailers)
+            engine.answer(stream, ANSWER_HEAD, prefix(len(message)), message, trailers)
         else:
             parts = self._framed(message)
             self._finish()
