@@ -9,27 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from google.protobuf.message import Message
-
 from open_inference.tensor import Buffer
 
 _LENGTH_DELIMITED = 2
 
 
-def serialize(message: Message, field: int, contents: Iterable[Buffer]) -> bytes:
-    """`message` and, as its repeated bytes field number `field` that is empty so far, `contents`.
+def serialize(before: bytes, field: int, contents: Iterable[Buffer]) -> bytes:
+    """A serialised message and, as its repeated bytes field number `field` that is empty so far, `contents`.
 
     For ModelInferRequest and ModelInferResponse `field` is their RAW_INPUT_CONTENTS_FIELD_NUMBER and
     RAW_OUTPUT_CONTENTS_FIELD_NUMBER.
     """
-    return b"".join((message.SerializeToString(), *_fields(_varint(field << 3 | _LENGTH_DELIMITED), contents)))
+    return b"".join((before, *_fields(_varint(field << 3 | _LENGTH_DELIMITED), contents)))
 
 
-def serialize_in_parts(message: Message, field: int, contents: Iterable[Buffer]) -> list[bytes | memoryview]:
+def serialize_in_parts(before: bytes, field: int, contents: Iterable[Buffer]) -> list[bytes | memoryview]:
     """What `serialize` joins, with no copy of `contents` at all. The first part is bytes."""
     tag = _varint(field << 3 | _LENGTH_DELIMITED)
     parts: list[bytes | memoryview] = []
-    before = message.SerializeToString()
     for content in contents:
         view = memoryview(content).cast("B")
         parts += (before + tag + _varint(len(view)), view)

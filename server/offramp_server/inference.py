@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -10,6 +10,18 @@ from offramp_adapters.routes.strategy import Level
 from open_inference.tensor import Tensor
 
 ParameterValue: TypeAlias = bool | int | float | str
+
+
+class FormedInputs(list[Tensor]):
+    """Inputs of which more is known. Nobody changes them."""
+
+    __slots__ = ("form",)
+
+    def __init__(self, tensors: Iterable[Tensor], form: Hashable) -> None:
+        """Those of one `form` have the same names, datatypes, shapes and sizes of data, and any data of that size will
+        do: if some of them fit a model, all do."""
+        super().__init__(tensors)
+        self.form = form
 
 
 @dataclass(slots=True)

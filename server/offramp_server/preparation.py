@@ -32,11 +32,12 @@ class Preparation:
         Raises InvalidRequest; of what has to be prepared also Overloaded if too much waits already, DeadlineExceeded.
         """
         if model.preprocessor is None or _brings_tensors(request, model.spec):
-            return self._validated(request, model.spec)
+            return self._validated(request, model)
         return await self._prepared(model.preprocessor, model, request, deadline)
 
-    def _validated(self, request: InferRequest, spec: ModelSpec) -> ValidatedInputs:
-        return validate(request, spec.inputs, spec.outputs, spec.max_batch_size, self._limits)
+    def _validated(self, request: InferRequest, model: LoadedModel) -> ValidatedInputs:
+        spec = model.spec
+        return model.fitting.validate(request, spec.inputs, spec.outputs, spec.max_batch_size, self._limits)
 
     async def _prepared(
         self, preprocessor: Preprocessor, model: LoadedModel, request: InferRequest, deadline: float | None
@@ -53,7 +54,7 @@ class Preparation:
             )  # fmt: skip
         if not spec.batches:
             tensors = [Tensor(tensor.name, tensor.datatype, tensor.shape[1:], tensor.data) for tensor in tensors]
-        prepared = self._validated(replace(request, inputs=tensors), spec)
+        prepared = self._validated(replace(request, inputs=tensors), model)
         lane.stats.preprocess_seconds.observe((time.monotonic_ns() - started) / 1e9)
         return prepared
 

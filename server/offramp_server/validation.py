@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
@@ -18,7 +18,7 @@ from offramp_common.text import did_you_mean, quoted
 from open_inference.tensor import ITEM_SIZES, Buffer, Tensor, decode_bytes, skip_bytes
 
 from offramp_server.errors import InvalidRequest
-from offramp_server.inference import InferRequest
+from offramp_server.inference import FormedInputs, InferRequest
 from offramp_server.model_spec import VARIABLE, TensorSpec
 
 # The shapes of one item of every input, marked where its rows are held by a worker; requests may share a batch only if
@@ -28,6 +28,8 @@ ShapeKey: TypeAlias = tuple[tuple[int, ...], ...]
 _Symbols: TypeAlias = dict[str, tuple[int, str]]
 
 _BYTES_PREFIX = 4
+# That are remembered of one model.
+_MOST_FORMS = 256
 # At the end of the shape of an input whose rows are held by a worker: no dimension.
 _HELD = -2
 
@@ -56,6 +58,39 @@ class ValidatedInputs:
     shape_key: ShapeKey
     # The worker that holds some of them; empty: all of them are here.
     home: str = ""
+
+
+class FittingForms:
+    """The forms of inputs that were found to fit one model, with the outputs that were wanted of it."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Hashable, tuple[str, ...]], tuple[int, ShapeKey]] = {}
+
+    def validate(
+        self,
+        request: InferRequest,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        max_batch_size: int,
+        limits: Limits,
+    ) -> ValidatedInputs:
+        """As the function does, with the same arguments each time but for the request."""
+        tensors = request.inputs
+        if type(tensors) is not FormedInputs:
+            return validate(request, inputs, outputs, max_batch_size, limits)
+        key = (tensors.form, tuple(request.outputs))
+        known = self._known.get(key)
+        if known is not None:
+            return ValidatedInputs(known[0], tensors, known[1])
+        valid = validate(request, inputs, outputs, max_batch_size, limits)
+        if valid.tensors is tensors:
+            # They are in the model's order.
+            if len(self._known) >= _MOST_FORMS:
+                self._known.clear()
+            self._known[key] = valid.items, valid.shape_key
+        return valid
 
 
 def validate(

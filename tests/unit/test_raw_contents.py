@@ -17,7 +17,7 @@ RESPONSE_FIELD = ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
 def test_protobuf_reads_what_was_joined(contents: list[bytes]) -> None:
     message = ModelInferRequest(model_name="m", id="1")
 
-    joined = ModelInferRequest.FromString(raw_contents.serialize(message, REQUEST_FIELD, contents))
+    joined = ModelInferRequest.FromString(raw_contents.serialize(message.SerializeToString(), REQUEST_FIELD, contents))
 
     assert joined == ModelInferRequest(model_name="m", id="1", raw_input_contents=contents)
 
@@ -26,17 +26,17 @@ def test_protobuf_reads_what_was_joined(contents: list[bytes]) -> None:
 def test_the_parts_of_a_message_are_what_it_is_joined_of(contents: list[bytes]) -> None:
     message = ModelInferResponse(model_name="m", id="1")
 
-    parts = raw_contents.serialize_in_parts(message, RESPONSE_FIELD, contents)
+    parts = raw_contents.serialize_in_parts(message.SerializeToString(), RESPONSE_FIELD, contents)
     nested = raw_contents.nest_in_parts(ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER, parts)
 
-    assert b"".join(parts) == raw_contents.serialize(message, RESPONSE_FIELD, contents)
+    assert b"".join(parts) == raw_contents.serialize(message.SerializeToString(), RESPONSE_FIELD, contents)
     message.raw_output_contents.extend(contents)
     assert ModelStreamInferResponse.FromString(b"".join(nested)) == ModelStreamInferResponse(infer_response=message)
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16383, 16384, 2_100_000])
 def test_every_width_of_a_length_prefix_is_right(size: int) -> None:
-    joined = raw_contents.serialize(ModelInferResponse(), RESPONSE_FIELD, [bytes(size), b"end"])
+    joined = raw_contents.serialize(b"", RESPONSE_FIELD, [bytes(size), b"end"])
 
     assert joined == ModelInferResponse(raw_output_contents=[bytes(size), b"end"]).SerializeToString()
 
@@ -44,6 +44,6 @@ def test_every_width_of_a_length_prefix_is_right(size: int) -> None:
 def test_any_buffer_will_do_and_is_counted_in_bytes() -> None:
     array = np.arange(3, dtype=np.float64)
 
-    joined = raw_contents.serialize(ModelInferRequest(), REQUEST_FIELD, [array.data, bytearray(b"ab")])
+    joined = raw_contents.serialize(b"", REQUEST_FIELD, [array.data, bytearray(b"ab")])
 
     assert ModelInferRequest.FromString(joined).raw_input_contents == [array.tobytes(), b"ab"]

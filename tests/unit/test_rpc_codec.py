@@ -340,7 +340,7 @@ def test_classification_gives_the_best_classes_with_labels() -> None:
 
     response = write(plan, scores, endpoint=info)
 
-    assert result.outputs == ["y"]
+    assert result.outputs == ("y",)
     assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("BYTES", [2, 2])
     assert response.raw_output_contents[0] == encode_bytes(
         ["0.700000:1:dog", "0.200000:2", "3.000000:0:cat", "2.000000:2"]
@@ -428,9 +428,9 @@ def parse_as_large(data: bytes) -> ReceivedRequest:
     """As `wire.parse` would if everything were large."""
     try:
         return wire._parse_large(data)
-    except wire._OddMessage:
+    except wire.OddMessage:
         message = ModelInferRequest.FromString(data)
-        return ReceivedRequest(message, list(message.raw_input_contents))
+        return ReceivedRequest(message, list(message.raw_input_contents), data)
 
 
 @given(REQUESTS, st.lists(st.sampled_from(["INT8", "BOOL", "FP32", "BYTES", "FP16"]), min_size=4, max_size=4))

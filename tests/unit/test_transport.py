@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from eventually import PATIENCE, eventually
 from front_ends import front_ends_here
 from offramp_common.grpc_framing import messages
+from offramp_common.grpc_framing.messages import MessageBytes
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.grpcio import GrpcioTransport, _answers_stream
 from offramp_server.transport.interface import (
@@ -309,7 +310,10 @@ class StreamOnly:
 class Backwards:
     """Takes bytes and answers bytes."""
 
-    @parses(lambda data: bytes(data[::-1]))
+    def parse(self, data: MessageBytes) -> bytes:
+        return bytes(data[::-1])
+
+    @parses("parse")
     async def model_infer(self, request: bytes, context: CallContext) -> bytes:
         return request
 
@@ -322,11 +326,13 @@ async def test_a_method_may_read_and_write_bytes_by_itself(kind: str) -> None:
 class InParts:
     """Answers with what it was asked, twice, cut where messages like to be cut wrongly."""
 
-    @parses(bytes)
+    parse = bytes
+
+    @parses("parse")
     async def model_infer(self, request: bytes, context: CallContext) -> Parts:
         return Parts([request[:1], memoryview(request)[1:], request])
 
-    @parses(bytes)
+    @parses("parse")
     async def model_stream_infer(self, requests: AsyncIterator[bytes], context: CallContext) -> AsyncIterator[Parts]:
         async for request in requests:
             yield await self.model_infer(request, context)

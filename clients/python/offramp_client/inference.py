@@ -186,7 +186,7 @@ def encode(
         message.parameters["priority"].uint64_param = request.priority
     if limit is not None:
         message.parameters["timeout"].int64_param = max(1, round(limit * 1e6))
-    return raw_contents.serialize(message, _RAW_FIELD, [tensor.data for tensor in tensors])
+    return raw_contents.serialize(message.SerializeToString(), _RAW_FIELD, [tensor.data for tensor in tensors])
 
 
 def decode(message: ModelInferResponse) -> InferResult:

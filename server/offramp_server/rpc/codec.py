@@ -73,12 +73,12 @@ def decode(
     request = InferRequest(
         model=message.model_name,
         version=message.model_version,
-        id=message.id,
+        id=received.id,
         inputs=_read_inputs(received, plan, shared_memory, limits),
         deadline=deadline,
     )
     if message.outputs:
-        request.outputs = [_read_output(output, plan, shared_memory, limits) for output in message.outputs]
+        request.outputs = tuple(_read_output(output, plan, shared_memory, limits) for output in message.outputs)
     if message.parameters:
         request.parameters = _read_parameters(message.parameters, request, now, limits)
     return request, plan
@@ -257,9 +257,14 @@ def encode(
         write_parameters(message.parameters, response.parameters)
     if typed:
         return message.SerializeToString()
+    return with_raw(message.SerializeToString(), raw)
+
+
+def with_raw(before: bytes, raw: Sequence[Buffer]) -> bytes | Parts:
+    """`before`: the rest of a ModelInferResponse."""
     if sum(map(len, raw)) >= LARGE_MESSAGE:
-        return Parts(raw_contents.serialize_in_parts(message, _RAW_FIELD, raw))
-    return raw_contents.serialize(message, _RAW_FIELD, raw)
+        return Parts(raw_contents.serialize_in_parts(before, _RAW_FIELD, raw))
+    return raw_contents.serialize(before, _RAW_FIELD, raw)
 
 
 def _classified(tensor: Tensor, plan: ReplyPlan, response: InferResponse, endpoint: EndpointInfo) -> Tensor:

@@ -15,19 +15,18 @@ from open_inference import grpc_predict_v2_pb2 as pb
 from open_inference import raw_contents
 
 from offramp_server.inference import InferRequest, InferResponse, ParameterValue
-from offramp_server.rpc import wire
+from offramp_server.rpc.answers import AnswerWriter
 from offramp_server.rpc.calls import told
-from offramp_server.rpc.codec import decode, encode
+from offramp_server.rpc.forms import Received, RequestReader
 from offramp_server.rpc.parameters import write_parameters
 from offramp_server.rpc.ports import Serving, TraceControl
 from offramp_server.rpc.shared_memory import SharedMemory
 from offramp_server.rpc.status import failure_of, failure_parameters, identified
 from offramp_server.rpc.streams import answer_in_order
-from offramp_server.rpc.wire import ReceivedRequest
 from offramp_server.transport.interface import CallContext, Parts, parses, swift
 from offramp_server.validation import Limits
 
-_EMPTY = pb.ModelStreamInferResponse()
+_ANSWER_FIELD = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 _SERVER_NAME = "offramp"
 _STREAM_METHOD = "ModelStreamInfer"
 _REQUEST_ID = "offramp_request_id"
@@ -65,9 +64,10 @@ class InferenceCalls:
     ) -> None:
         """`stream_window`: how many requests of one stream may be under way at a time."""
         self._serving = serving
-        self._shared_memory = shared_memory
         self._traces = traces
-        self._limits = limits
+        self._reader = RequestReader(shared_memory, limits)
+        self.parse = self._reader.parse
+        self._writer = AnswerWriter()
         self._stream_window = stream_window
         self._server_version = server_version
         self._extensions = tuple(extensions)
@@ -85,13 +85,13 @@ class InferenceCalls:
         return pb.ServerMetadataResponse(name=_SERVER_NAME, version=self._server_version, extensions=self._extensions)
 
     @swift
-    @parses(wire.parse)
-    async def model_infer(self, request: ReceivedRequest, context: CallContext) -> bytes | Parts:
+    @parses("parse")
+    async def model_infer(self, request: Received, context: CallContext) -> bytes | Parts:
         return await self._infer(request, context)
 
-    @parses(wire.parse)
+    @parses("parse")
     async def model_stream_infer(
-        self, requests: AsyncIterator[ReceivedRequest], context: CallContext
+        self, requests: AsyncIterator[Received], context: CallContext
     ) -> AsyncIterator[pb.ModelStreamInferResponse | bytes | Parts]:
         """An error is the answer to its request, and the stream goes on."""
         answer = partial(self._answer_in_stream, context=context)
@@ -100,46 +100,38 @@ class InferenceCalls:
                 yield response
 
     async def _infer(
-        self, received: ReceivedRequest, context: CallContext, parameters: Mapping[str, ParameterValue] = _NONE
+        self, received: Received, context: CallContext, parameters: Mapping[str, ParameterValue] = _NONE
     ) -> bytes | Parts:
-        message = received.message
-        client_id = message.id
+        client_id = received.id
         if not client_id:
-            # Into the message, so that the log has it whatever happens to the request.
-            message.id = self._ids.next()
-        request, plan = decode(
-            received,
-            deadline=context.deadline,
-            now=asyncio.get_running_loop().time(),
-            shared_memory=self._shared_memory,
-            limits=self._limits,
-        )
+            # There, so that the log has it whatever happens to the request.
+            received.id = self._ids.next()
+        request, plan = self._reader.decode(received, context.deadline, asyncio.get_running_loop().time())
         response = await (self._traced(request, context) if self._traces.enabled else self._serving.infer(request))
         endpoint = self._serving.endpoint(request.model, request.version) if plan.classes else None
         parameters = {_REQUEST_ID: request.id, **parameters}
-        return encode(response, plan, id=client_id, parameters=parameters, endpoint=endpoint)
+        return self._writer.encode(response, plan, id=client_id, parameters=parameters, endpoint=endpoint)
 
     async def _traced(self, request: InferRequest, context: CallContext) -> InferResponse:
         with self._traces.request(context.metadata.items(), request.model, request.id) or nullcontext():
             return await self._serving.infer(request)
 
     async def _answer_in_stream(
-        self, received: ReceivedRequest, context: CallContext
+        self, received: Received, context: CallContext
     ) -> pb.ModelStreamInferResponse | bytes | Parts:
         started = time.perf_counter()
-        message = received.message
-        client_id = message.id
+        client_id = received.id
         try:
             answer = await self._infer(received, context, _FINAL)
             if isinstance(answer, Parts):
-                return Parts(raw_contents.nest_in_parts(_EMPTY.INFER_RESPONSE_FIELD_NUMBER, answer.parts))
-            return raw_contents.serialize(_EMPTY, _EMPTY.INFER_RESPONSE_FIELD_NUMBER, [answer])
+                return Parts(raw_contents.nest_in_parts(_ANSWER_FIELD, answer.parts))
+            return raw_contents.serialize(b"", _ANSWER_FIELD, [answer])
         except Exception as error:
             if context.metadata.get(_END_ON_ERROR) == "true":
-                raise identified(failure_of(error), message.id) from error
-            failure = told(error, _STREAM_METHOD, message, started)
+                raise identified(failure_of(error), received.id) from error
+            failure = told(error, _STREAM_METHOD, received, started)
             response = pb.ModelInferResponse(
-                id=client_id, model_name=message.model_name, model_version=message.model_version
+                id=client_id, model_name=received.model_name, model_version=received.model_version
             )
-            write_parameters(response.parameters, {**_FINAL, **failure_parameters(failure, message.id)})
+            write_parameters(response.parameters, {**_FINAL, **failure_parameters(failure, received.id)})
             return pb.ModelStreamInferResponse(error_message=failure.message, infer_response=response)

@@ -16,7 +16,7 @@ from open_inference.tensor import Buffer
 
 # Below this protobuf's copies are cheaper than walking the fields here (measured; at 600 KB it is 5 against 42 us).
 LARGE_MESSAGE = 64_000
-_RAW_FIELD = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+RAW_FIELD = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
 
@@ -24,19 +24,23 @@ _MAX_VARINT_BYTES = 10
 class ReceivedRequest:
     """A ModelInferRequest without its raw_input_contents, and these beside it."""
 
-    __slots__ = ("message", "raw")
+    __slots__ = ("data", "id", "message", "raw")
 
-    def __init__(self, message: ModelInferRequest, raw: Sequence[Buffer]) -> None:
+    def __init__(self, message: ModelInferRequest, raw: Sequence[Buffer], data: MessageBytes) -> None:
+        """`data` is all of it."""
         self.message = message
         self.raw = raw
+        self.data = data
+        # Its own, or the one that it is given.
+        self.id = message.id
 
     @property
     def model_name(self) -> str:
         return self.message.model_name
 
     @property
-    def id(self) -> str:
-        return self.message.id
+    def model_version(self) -> str:
+        return self.message.model_version
 
 
 def parse(data: MessageBytes) -> ReceivedRequest:
@@ -44,15 +48,15 @@ def parse(data: MessageBytes) -> ReceivedRequest:
     if len(data) >= LARGE_MESSAGE:
         try:
             return _parse_large(data)
-        except _OddMessage:
+        except OddMessage:
             # Protobuf knows better, or has the right error for it.
             pass
     # Protobuf takes what is like bytes; its stubs do not know it.
     message = ModelInferRequest.FromString(cast("bytes", data))
-    return ReceivedRequest(message, list(message.raw_input_contents))
+    return ReceivedRequest(message, list(message.raw_input_contents), data)
 
 
-class _OddMessage(Exception):
+class OddMessage(Exception):
     """Nothing that a usual client writes."""
 
 
@@ -60,16 +64,16 @@ def _parse_large(data: MessageBytes) -> ReceivedRequest:
     view = memoryview(data)
     raw: list[Buffer] = []
     rest: list[Buffer] = []
-    for field, start, content, end in _fields(data):
-        if field == _RAW_FIELD:
+    for field, start, content, end in fields(data):
+        if field == RAW_FIELD:
             raw.append(view[content:end])
         else:
             rest.append(view[start:end])
-    return ReceivedRequest(ModelInferRequest.FromString(b"".join(rest)), raw)
+    return ReceivedRequest(ModelInferRequest.FromString(b"".join(rest)), raw, data)
 
 
-def _fields(data: MessageBytes) -> Iterator[tuple[int, int, int, int]]:
-    """Number, start, start of the content, and end of each field (protobuf encoding guide)."""
+def fields(data: MessageBytes) -> Iterator[tuple[int, int, int, int]]:
+    """Number, start, start of the content, and end of each field (protobuf encoding guide). Raises OddMessage."""
     position, size = 0, len(data)
     while position < size:
         start = position
@@ -83,9 +87,9 @@ def _fields(data: MessageBytes) -> Iterator[tuple[int, int, int, int]]:
         elif kind in (_FIXED32, _FIXED64):
             end = position + (4 if kind == _FIXED32 else 8)
         else:
-            raise _OddMessage
-        if end > size or (tag >> 3 == _RAW_FIELD and kind != _LENGTH_DELIMITED):
-            raise _OddMessage
+            raise OddMessage
+        if end > size or (tag >> 3 == RAW_FIELD and kind != _LENGTH_DELIMITED):
+            raise OddMessage
         yield tag >> 3, start, position, end
         position = end
 
@@ -99,4 +103,4 @@ def _varint(data: MessageBytes, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             return value, position + index + 1
-    raise _OddMessage
+    raise OddMessage

@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
@@ -75,11 +76,12 @@ Parse: TypeAlias = Callable[[MessageBytes], Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def parses(parse: Parse) -> Callable[[_F], _F]:
-    """Mark a servicer's method as one that takes what `parse` makes of the bytes instead of a protobuf message."""
+def parses(by: str) -> Callable[[_F], _F]:
+    """Mark a servicer's method as one that takes, instead of a protobuf message, what the servicer's method `by` makes
+    of the bytes: a `Parse`."""
 
     def mark(method: _F) -> _F:
-        method.parse = parse  # type: ignore[attr-defined]
+        method.parsed_by = by  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -136,7 +138,7 @@ def _bind(descriptor: MethodDescriptor, servicers: tuple[object, ...]) -> Method
         name=descriptor.name,
         path=path,
         request_type=descriptor.input_type.full_name,
-        parse=getattr(handler, "parse", None) or _protobuf(GetMessageClass(descriptor.input_type)),
+        parse=_parse(handler, descriptor),
         client_streaming=descriptor.client_streaming,
         server_streaming=descriptor.server_streaming,
         handler=handler,
@@ -144,9 +146,12 @@ def _bind(descriptor: MethodDescriptor, servicers: tuple[object, ...]) -> Method
     )
 
 
-def _protobuf(kind: type[Message]) -> Parse:
+def _parse(handler: Handler, descriptor: MethodDescriptor) -> Parse:
+    by = getattr(handler, "parsed_by", None)
+    if by is not None:
+        return cast("Parse", getattr(cast("MethodType", handler).__self__, by))
     # It takes what is like bytes; the stubs do not know it.
-    return cast("Parse", kind.FromString)
+    return cast("Parse", GetMessageClass(descriptor.input_type).FromString)
 
 
 def _handler(descriptor: MethodDescriptor, path: str, servicers: tuple[object, ...]) -> Handler:

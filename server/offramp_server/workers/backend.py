@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from offramp_adapters.routes.plan import Answer as PlannedAnswer
@@ -25,6 +25,7 @@ from offramp_server.scheduling.work import Answer, Work
 from offramp_server.telemetry.stats import Stats
 from offramp_server.tuning.engines import Engines
 from offramp_server.tuning.loading import EngineLoader
+from offramp_server.validation import FittingForms
 from offramp_server.workers.devices import Devices
 from offramp_server.workers.group import ExecutorFactory, WorkerGroup
 from offramp_server.workers.host import LoadReport
@@ -49,6 +50,8 @@ class LoadedModel:
     preprocessor: Preprocessor | None = None
     # What becomes of the model's outputs before clients get them; None: nothing.
     head: Head | None = None
+    # Which forms of requests fit it.
+    fitting: FittingForms = field(default_factory=FittingForms)
 
     @property
     def engine(self) -> EngineReport:
