@@ -6,62 +6,27 @@ import gzip
 import os
 import socket
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 import pytest
 from client_fakes import client_of
 from eventually import PATIENCE
 from http2_peer import data
-from offramp_client import Client, InferRequest, KeepAlive, RetryPolicy, errors
+from offramp_client import Client, InferRequest, KeepAlive, errors
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
 from open_inference import grpc_predict_v2_pb2 as pb
+from scripted_calls import METADATA, Play, answering, framed, once, raised, well
 from scripted_server import HEAD, Conversation, ScriptedServer, reset
 
-LIVE = pb.ServerLiveResponse(live=True).SerializeToString()
-METADATA = pb.ServerMetadataResponse(name="scripted").SerializeToString()
 X = {"x": np.zeros(1, np.float32)}
-
-Play = Callable[[Conversation, int], None]
 
 
 @pytest.fixture(params=["blocking native", "asyncio native"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def once(kind: str, target: str, **options: Any) -> Any:
-    return client_of(kind, target, retries=RetryPolicy(max_attempts=1), **options)
-
-
-def answering(play: Play) -> Callable[[Conversation], None]:
-    """A script that plays with the first request, and waits for the client to go."""
-
-    def script(server: Conversation) -> None:
-        server.greet()
-        play(server, server.request())
-        server.until_gone()
-
-    return script
-
-
-def well(server: Conversation, number: int) -> None:
-    server.answer(number, METADATA)
-
-
-def raised(kind: str, play: Play, **options: Any) -> errors.OfframpError:
-    """What a call ends with, of which the server makes this."""
-    with (
-        ScriptedServer(answering(play)) as server,
-        once(kind, server.target, **options) as client,
-        pytest.raises(errors.OfframpError) as caught,
-    ):
-        client.server_metadata()
-    return caught.value
 
 
 # Answers
@@ -105,10 +70,6 @@ def _ended(*parts: bytes) -> Play:
         server.say(server.fields(number, ("grpc-status", "0"), ended=True))
 
     return play
-
-
-def framed(message: bytes, flag: int = 0) -> bytes:
-    return bytes((flag,)) + len(message).to_bytes(4) + message
 
 
 @pytest.mark.parametrize(

@@ -218,8 +218,11 @@ class Exchange:
         self._flush()
         wanted = self._wanted
         if wanted is not None and (wanted() or any(each.has_unsent for each in self._connections.values())):
-            with suppress(OSError):
-                self._calling.send(b"\0")
+            self._call_leader()
+
+    def _call_leader(self) -> None:
+        with suppress(OSError):
+            self._calling.send(b"\0")
 
     def _flush(self) -> None:
         self._flush_all()
@@ -259,6 +262,8 @@ class Exchange:
             self._connections[connection.session] = connection
             self.dispatch.on_connected(connection.session)
             self.settle()
+            # Who leads, if anybody, listens only to the connections that there were.
+            self._call_leader()
             self._hand_over()
 
     def on_settings(self, session: Session) -> None:
