@@ -13,6 +13,7 @@ from scripted_server import Conversation, ScriptedServer
 
 METADATA = pb.ServerMetadataResponse(name="scripted").SerializeToString()
 
+NATIVE_KINDS = ("blocking native", "asyncio native")
 Play = Callable[[Conversation, int], None]
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+import pytest
 from eventually import PATIENCE, eventually
 from http2_peer import data
 from offramp_client import errors
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
-from scripted_calls import answering, framed, once, well
+from scripted_calls import NATIVE_KINDS, answering, framed, once, well
 from scripted_server import HEAD, Conversation, ScriptedServer
+
+
+@pytest.fixture(params=NATIVE_KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def _all_of(answers: Any) -> None:
@@ -41,3 +51,33 @@ async def test_a_new_connection_is_heard_while_somebody_waits_for_the_old_one() 
             assert client.server_metadata(timeout=PATIENCE / 4).name == "scripted"
         finally:
             client.close()
+
+
+def _breaks_the_rules(server: Conversation) -> None:
+    server.say(frames.settings(((frames.ENABLE_PUSH, 1),)))
+
+
+def _says_that_it_will_say_no_more(server: Conversation) -> None:
+    server.socket.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("ends", [_breaks_the_rules, _says_that_it_will_say_no_more])
+def test_a_server_that_ends_the_connection_and_reads_no_more_is_not_waited_for(
+    kind: str, ends: Callable[[Conversation], None]
+) -> None:
+    """What is left of the request will never be taken."""
+    over = threading.Event()
+
+    def script(server: Conversation) -> None:
+        server.greet((frames.INITIAL_WINDOW_SIZE, frames.LARGEST_WINDOW))
+        server.say(frames.window_update(0, 2**30))
+        server.hear(frames.DATA)
+        ends(server)
+        over.wait(PATIENCE)
+
+    with ScriptedServer(script) as server, once(kind, server.target, keepalive=None) as client:
+        try:
+            with pytest.raises(errors.Unavailable):
+                client.infer("x", {"x": np.zeros(16_000_000, np.float32)}, timeout=PATIENCE / 4)
+        finally:
+            over.set()

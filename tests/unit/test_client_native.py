@@ -18,13 +18,13 @@ from offramp_client import Client, InferRequest, KeepAlive, errors
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
 from open_inference import grpc_predict_v2_pb2 as pb
-from scripted_calls import METADATA, Play, answering, framed, once, raised, well
+from scripted_calls import METADATA, NATIVE_KINDS, Play, answering, framed, once, raised, well
 from scripted_server import HEAD, Conversation, ScriptedServer, reset
 
 X = {"x": np.zeros(1, np.float32)}
 
 
-@pytest.fixture(params=["blocking native", "asyncio native"])
+@pytest.fixture(params=NATIVE_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

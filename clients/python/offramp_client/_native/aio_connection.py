@@ -66,13 +66,16 @@ class Connection(asyncio.Protocol):
             self.session.received(data)
             self._host.on_room()
         except Lost as lost:
-            self.close(str(lost))
+            self._end(str(lost))
             return
         finally:
             self._receiving = False
         self.flush()
         if self.session.is_done:
-            self.close("the server takes no more calls")
+            self._end("the server takes no more calls")
+
+    def eof_received(self) -> None:
+        self._end("the connection was lost: the server closed it")
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -150,6 +153,12 @@ class Connection(asyncio.Protocol):
             transport.abort()
         else:
             transport.close()
+
+    def _end(self, reason: str) -> None:
+        """Say what can be said, and do not wait for more: a server that reads nothing would keep the calls waiting."""
+        self.close(reason)
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()
 
     def abort(self, reason: str) -> None:
         self._reason = self._reason or reason
