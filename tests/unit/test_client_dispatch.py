@@ -161,6 +161,24 @@ def test_the_last_stream_number_is_followed_by_a_new_connection() -> None:
     assert wire.attempts == 2
 
 
+@pytest.mark.parametrize("ends", ["farewell", "loss"])
+def test_a_server_that_takes_no_call_is_left_alone_for_ever_longer(ends: str) -> None:
+    """As one that drains for a long time and still listens, or dies with whoever connects."""
+    wire = Wire()
+    for attempt, pause in enumerate((0.1, 0.2, 0.4), 1):
+        call = wire.call()
+        session = wire.connect((frames.MAX_CONCURRENT_STREAMS, 0))
+        if ends == "loss":
+            wire.dispatch.on_lost(session, "cut")
+        else:
+            wire.say(session, frames.goaway(0, ErrorCode.NO_ERROR, ""))
+        assert code(call) is Code.UNAVAILABLE
+        wire.now += pause - 1 / 64
+        assert code(wire.call()) is Code.UNAVAILABLE
+        assert wire.attempts == attempt
+        wire.now += 1 / 32
+
+
 # Time
 
 

@@ -106,7 +106,6 @@ class Dispatch:
 
     def on_settings(self, session: Session) -> None:
         self._connecting = False
-        self._backoff.succeeded()
 
     def on_goaway(self, session: Session) -> None:
         if session.is_ready:
@@ -122,6 +121,8 @@ class Dispatch:
             if not was_ready:
                 self._connecting = False
                 self._fail_waiting(said)
+            else:
+                self._judge(session, said)
         session.lose(said)
         self.begin_waiting()
 
@@ -129,6 +130,15 @@ class Dispatch:
         if session is self.session:
             self.session = None
             self.retired.add(session)
+            self._judge(session, f"the server takes no calls {session.farewell}".strip())
+
+    def _judge(self, session: Session, said: str) -> None:
+        """It was the one for new calls. A server that has not taken any of those that wait is one that could not be
+        reached, or it would be asked again and again."""
+        if session.engine.last_stream:
+            self._backoff.succeeded()
+        elif self.waiting:
+            self._fail_waiting(said)
 
     def _fail_waiting(self, reason: str) -> None:
         self._backoff.failed(reason)
