@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 from eventually import PATIENCE, eventually
 from http2_peer import data
-from offramp_client import errors
+from offramp_client import AsyncClient, InferRequest, errors
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
 from scripted_calls import NATIVE_KINDS, answering, framed, once, well
 from scripted_server import HEAD, Conversation, ScriptedServer
+
+X = {"x": np.zeros(1, np.float32)}
 
 
 @pytest.fixture(params=NATIVE_KINDS)
@@ -81,3 +84,44 @@ def test_a_server_that_ends_the_connection_and_reads_no_more_is_not_waited_for(
                 client.infer("x", {"x": np.zeros(16_000_000, np.float32)}, timeout=PATIENCE / 4)
         finally:
             over.set()
+
+
+# Streams whose requests break off
+
+
+def test_requests_that_are_interrupted_end_their_stream() -> None:
+    """Errors are told to the caller by themselves; this is none."""
+
+    def requests() -> Iterator[InferRequest]:
+        yield InferRequest("x", X)
+        raise SystemExit
+
+    def script(server: Conversation) -> None:
+        server.greet()
+        server.hear(frames.RST_STREAM)
+        server.until_gone()
+
+    with (
+        ScriptedServer(script) as server,
+        once("blocking native", server.target) as client,
+        pytest.raises(errors.Cancelled, match="the iterator of requests was interrupted"),
+    ):
+        list(client.infer_stream(requests(), timeout=PATIENCE / 4))
+
+
+async def test_requests_that_are_cancelled_end_their_stream() -> None:
+    """As by waiting for something that somebody else has cancelled."""
+
+    async def requests() -> AsyncIterator[InferRequest]:
+        yield InferRequest("x", X)
+        raise asyncio.CancelledError
+
+    def script(server: Conversation) -> None:
+        server.greet()
+        server.hear(frames.RST_STREAM)
+        server.until_gone()
+
+    with ScriptedServer(script) as server:
+        async with AsyncClient(server.target, transport="native") as client:
+            with pytest.raises(errors.Cancelled, match="the iterator of requests was interrupted"):
+                await anext(client.infer_stream(requests(), timeout=PATIENCE / 4))

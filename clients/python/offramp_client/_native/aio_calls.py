@@ -9,7 +9,7 @@ from contextlib import aclosing
 from offramp_common.grpc_framing.messages import MessageBytes
 from offramp_common.http2.client import ClientEngine
 
-from offramp_client._native.calls import Call, Channel
+from offramp_client._native.calls import Call, Channel, interrupted
 from offramp_client._native.fields import Fields
 
 # What a client that streams may be ahead of its server.
@@ -53,11 +53,16 @@ class StreamCall(Call):
             self._sending = asyncio.get_running_loop().create_task(self._send(self.requests))
 
     async def _send(self, requests: AsyncGenerator[bytes, None]) -> None:
-        async with aclosing(requests):
-            async for request in requests:
-                self.send(request)
-                await self._has_room()
-        self.end_requests()
+        try:
+            async with aclosing(requests):
+                async for request in requests:
+                    self.send(request)
+                    await self._has_room()
+            self.end_requests()
+        except BaseException as error:
+            # Or the server would wait for more, and who reads the answers for the server.
+            self.cancel(interrupted(error))
+            raise
 
     def on_message(self) -> None:
         _wake(self._changed)

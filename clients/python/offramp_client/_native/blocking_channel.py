@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from offramp_common.grpc_framing.messages import MessageBytes
 
+from offramp_client._native.calls import CANCELLED, interrupted
 from offramp_client._native.exchange import Exchange, WaitedCall
 from offramp_client._native.fields import Heads
 from offramp_client._native.settings import Settings
@@ -120,12 +121,21 @@ class StreamCall:
             raise call.failure
         raise StopIteration
 
-    def cancel(self) -> None:
+    def cancel(self, why: str = CANCELLED) -> None:
         """After the end it does nothing."""
         with self._exchange:
-            self._exchange.cancel(self._call)
+            self._exchange.cancel(self._call, why)
 
     def send_all(self, payloads: Iterator[bytes]) -> None:
+        try:
+            self._send_all(payloads)
+        except BaseException as error:
+            # Or the server would wait for more, and who reads the answers for the server.
+            self.cancel(interrupted(error))
+            if isinstance(error, Exception):
+                raise
+
+    def _send_all(self, payloads: Iterator[bytes]) -> None:
         call, exchange = self._call, self._exchange
         with exchange:
             exchange.wait(call, lambda: call.stream is not None or call.over)

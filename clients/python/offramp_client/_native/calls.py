@@ -16,6 +16,7 @@ from offramp_common.http2.stream import Payload, Stream
 
 from offramp_client._native.fields import Fields
 
+CANCELLED = "the call was cancelled"
 # Heads that announce another one. A server of gRPC sends none.
 _MOST_INTERIM = 4
 # What a message takes beyond its bytes, and what a server that streams may be ahead of its reader.
@@ -143,7 +144,7 @@ class Call:
     def expire(self) -> None:
         self.fail(CallFailed(Code.DEADLINE_EXCEEDED, "the deadline of the call has passed"))
 
-    def cancel(self, why: str = "the call was cancelled") -> None:
+    def cancel(self, why: str = CANCELLED) -> None:
         self.fail(CallFailed(Code.CANCELLED, why))
 
     def fail(self, failure: CallFailed) -> None:
@@ -277,3 +278,8 @@ class Call:
 
     def on_room(self) -> None:
         """Everything that was queued has been sent."""
+
+
+def interrupted(error: BaseException) -> str:
+    """Why a stream is cancelled whose requests cannot be read to their end."""
+    return f"the iterator of requests was interrupted by {type(error).__name__}"

@@ -16,7 +16,7 @@ from contextlib import suppress
 from offramp_common.http2.client import ClientEngine
 
 from offramp_client._native.blocking_connection import Connection, opened
-from offramp_client._native.calls import Call
+from offramp_client._native.calls import CANCELLED, Call
 from offramp_client._native.dispatch import Dispatch
 from offramp_client._native.fields import Fields
 from offramp_client._native.session import Lost, Session
@@ -111,12 +111,12 @@ class Exchange:
         self.dispatch.start(call)
         self.settle()
 
-    def cancel(self, call: WaitedCall) -> None:
+    def cancel(self, call: WaitedCall, why: str = CANCELLED) -> None:
         if self._entered > 1:
             # In the middle of something: this has to wait until it is done.
             self._left_behind.append(call)
         elif not call.over:
-            call.cancel()
+            call.cancel(why)
             self.settle()
 
     def wait(self, call: WaitedCall, ready: Callable[[], bool]) -> None:
