@@ -7,7 +7,7 @@ than everything else that a client does. A serialised message may be continued w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from open_inference.tensor import Buffer
 
@@ -20,7 +20,11 @@ def serialize(before: bytes, field: int, contents: Iterable[Buffer]) -> bytes:
     For ModelInferRequest and ModelInferResponse `field` is their RAW_INPUT_CONTENTS_FIELD_NUMBER and
     RAW_OUTPUT_CONTENTS_FIELD_NUMBER.
     """
-    return b"".join((before, *_fields(_varint(field << 3 | _LENGTH_DELIMITED), contents)))
+    tag = _varint(field << 3 | _LENGTH_DELIMITED)
+    parts: list[Buffer] = [before]
+    for content in contents:
+        parts += (tag + _varint(memoryview(content).nbytes), content)
+    return b"".join(parts)
 
 
 def serialize_in_parts(before: bytes, field: int, contents: Iterable[Buffer]) -> list[bytes | memoryview]:
@@ -41,14 +45,10 @@ def nest_in_parts(field: int, parts: Iterable[bytes | memoryview]) -> list[bytes
     return [b"".join((_varint(field << 3 | _LENGTH_DELIMITED), _varint(size), first)), *others]
 
 
-def _fields(tag: bytes, contents: Iterable[Buffer]) -> Iterator[Buffer]:
-    for content in contents:
-        yield tag + _varint(memoryview(content).nbytes)
-        yield content
-
-
 def _varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first; the high bit says that more follow."""
+    if value <= 0x7F:
+        return bytes((value,))
     groups = bytearray()
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)

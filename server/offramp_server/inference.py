@@ -69,5 +69,7 @@ class InferResponse:
 
 def wanted(outputs: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
     """Those of `outputs` with these names, in their order; each is there."""
+    if [tensor.name for tensor in outputs] == list(names):
+        return list(outputs)
     by_name = {tensor.name: tensor for tensor in outputs}
     return [by_name[name] for name in names]

@@ -97,13 +97,14 @@ class Sender:
         self._window -= size
         stream.send_window -= size
         self._out_bytes += size
-        number, header, end = stream.number, frames.header, frames.END_STREAM
+        # Each is shorter than 64 KB.
+        number, pack, end = stream.number, frames.HEADER.pack, frames.END_STREAM
         parts = [
-            header(frames.HEADERS, frames.END_HEADERS, number, len(block)), block,
-            header(frames.DATA, 0 if trailers else end, number, size), start, rest,
+            pack(0, len(block), frames.HEADERS, frames.END_HEADERS, number), block,
+            pack(0, size, frames.DATA, 0 if trailers else end, number), start, rest,
         ]  # fmt: skip
         if trailers:
-            parts += (header(frames.HEADERS, frames.END_HEADERS | end, number, len(trailers)), trailers)
+            parts += (pack(0, len(trailers), frames.HEADERS, frames.END_HEADERS | end, number), trailers)
         self.said += 1 + len(parts) // 3
         self.write(b"".join(parts))
         self._on_sent(stream)

@@ -72,7 +72,7 @@ class Form:
         return FormedRequest(self, id, [whole[start:end] for start, end in contents])
 
     def inputs(self, raw: Sequence[Buffer]) -> FormedInputs:
-        return FormedInputs((Tensor(*known, data) for known, data in zip(self._inputs, raw, strict=True)), self)
+        return FormedInputs([Tensor(*known, data) for known, data in zip(self._inputs, raw, strict=True)], self)
 
 
 class FormedRequest:

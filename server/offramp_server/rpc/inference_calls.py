@@ -86,20 +86,7 @@ class InferenceCalls:
 
     @swift
     @parses("parse")
-    async def model_infer(self, request: Received, context: CallContext) -> bytes | Parts:
-        return await self._infer(request, context)
-
-    @parses("parse")
-    async def model_stream_infer(
-        self, requests: AsyncIterator[Received], context: CallContext
-    ) -> AsyncIterator[pb.ModelStreamInferResponse | bytes | Parts]:
-        """An error is the answer to its request, and the stream goes on."""
-        answer = partial(self._answer_in_stream, context=context)
-        async with aclosing(answer_in_order(requests, answer, self._stream_window)) as answers:
-            async for response in answers:
-                yield response
-
-    async def _infer(
+    async def model_infer(
         self, received: Received, context: CallContext, parameters: Mapping[str, ParameterValue] = _NONE
     ) -> bytes | Parts:
         client_id = received.id
@@ -112,6 +99,16 @@ class InferenceCalls:
         parameters = {_REQUEST_ID: request.id, **parameters}
         return self._writer.encode(response, plan, id=client_id, parameters=parameters, endpoint=endpoint)
 
+    @parses("parse")
+    async def model_stream_infer(
+        self, requests: AsyncIterator[Received], context: CallContext
+    ) -> AsyncIterator[pb.ModelStreamInferResponse | bytes | Parts]:
+        """An error is the answer to its request, and the stream goes on."""
+        answer = partial(self._answer_in_stream, context=context)
+        async with aclosing(answer_in_order(requests, answer, self._stream_window)) as answers:
+            async for response in answers:
+                yield response
+
     async def _traced(self, request: InferRequest, context: CallContext) -> InferResponse:
         with self._traces.request(context.metadata.items(), request.model, request.id) or nullcontext():
             return await self._serving.infer(request)
@@ -122,7 +119,7 @@ class InferenceCalls:
         started = time.perf_counter()
         client_id = received.id
         try:
-            answer = await self._infer(received, context, _FINAL)
+            answer = await self.model_infer(received, context, _FINAL)
             if isinstance(answer, Parts):
                 return Parts(raw_contents.nest_in_parts(_ANSWER_FIELD, answer.parts))
             return raw_contents.serialize(b"", _ANSWER_FIELD, [answer])

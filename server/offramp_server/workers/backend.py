@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -63,11 +63,11 @@ class LoadedModel:
         """Why it is not served at present, as when its workers died and could not be replaced; empty if it is."""
         return self.group.problem(self.lane.handle)
 
-    async def run(self, work: Work) -> Answer:
+    def run(self, work: Work) -> Awaitable[Answer]:
         """Raises as Scheduler.run does, and Unavailable while no worker is there that could load the model."""
         if not self.group.serves(self.lane.handle):
             raise Unavailable(f'model "{self.spec.name}" is not ready: {self.problem or "unloaded"}')
-        return await self.group.scheduler.run(self.lane, work)
+        return self.group.scheduler.run(self.lane, work)
 
 
 class Backend:
