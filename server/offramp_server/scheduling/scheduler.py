@@ -144,7 +144,7 @@ class Scheduler:
         kept = None if batch.keep is None else executor.held.kept(batch.keep, outputs)
         lane = self._lanes.get(batch.handle)
         if lane is not None:
-            lane.cost.learn(batch.items, timing.infer_ns / 1e9)
+            lane.cost.learn(batch.items, timing.cost_seconds)
             if not batch.works[0].background:
                 self.foreground_ns += timing.infer_ns
                 self._foreground_ended_ns = self._clock()

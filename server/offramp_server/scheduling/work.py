@@ -28,6 +28,12 @@ class Timing:
     output_ns: int
     # How often it was cut in two because it needed more memory than there was.
     splits: int = 0
+    # Of `infer_ns`, what it would have cost alone; None: all of it.
+    alone_ns: int | None = None
+
+    @property
+    def cost_seconds(self) -> float:
+        return (self.infer_ns if self.alone_ns is None else self.alone_ns) / 1e9
 
 
 @dataclass(slots=True)
