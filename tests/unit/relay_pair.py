@@ -81,9 +81,12 @@ class Pair:
 
 
 @asynccontextmanager
-async def linked(max_message_bytes: int = 1_000_000, handlers: Handlers | None = None) -> AsyncIterator[Pair]:
+async def linked(
+    max_message_bytes: int = 1_000_000, handlers: Handlers | None = None, more: Sequence[Method] = ()
+) -> AsyncIterator[Pair]:
+    """`more`: methods that not all handlers have."""
     handlers = handlers or Handlers()
-    pair = Pair(handlers, list(methods(handlers).values()), max_message_bytes)
+    pair = Pair(handlers, [*methods(handlers).values(), *more], max_message_bytes)
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     await loop.create_unix_connection(lambda: pair.relayed.link, sock=ours)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from eventually import eventually_here
 from native_client import Handlers
-from offramp_server.transport.interface import CallContext, CallFailed, Code
+from offramp_common.grpc_framing.messages import Packed
+from offramp_server.transport.interface import CallContext, CallFailed, Code, Method
 from offramp_server.transport.relay.relayed_call import WINDOW_BYTES
 from relay_pair import Context, Sent, linked
 from scheduling_fakes import settle
@@ -194,6 +195,28 @@ async def test_a_stream_that_is_taken_back_is_not_one_that_is_complete(ending: s
             waiting.cancel()
             await asyncio.wait([waiting])
         assert handlers.ends == [ending]
+
+
+class Collecting(Handlers):
+    async def collect(self, requests: AsyncIterator[bytes], context: CallContext) -> bytes:
+        return b"".join([request async for request in requests])
+
+
+@pytest.mark.parametrize("name", ["each", "collect"])
+async def test_a_request_that_cannot_be_unpacked_fails_its_call(name: str) -> None:
+    handlers = Collecting()
+    collect = Method("collect", "/s/collect", "bytes", bytes, True, False, handlers.collect)
+    async with linked(handlers=handlers, more=(collect,)) as pair:
+        requests = Sent()
+        requests.add(b"one")
+        requests.add(Packed(b"no gzip" * 1000, "gzip", 1_000_000))
+        if name == "each":
+            answers = pair.stream(name, requests)
+            assert await anext(answers) == b"one"
+            failed = await failure(anext(answers))
+        else:
+            failed = await failure(pair.ask(name, requests))
+        assert (failed.code, "is not gzip" in failed.message) == (Code.INTERNAL, True)
 
 
 # Neither side gets far ahead

@@ -248,6 +248,15 @@ class ForwardedCall:
         return self._answers
 
     async def send_all(self, requests: Incoming) -> None:
+        """Until there are no more, or one cannot be read: the handler is told where it would have read that."""
+        try:
+            await self._send_each(requests)
+        except CallFailed as failure:
+            self._upstream.link.send(frames.FAILED, self.number, frames.failure(failure))
+        except Exception as error:
+            self.on_end(error)
+
+    async def _send_each(self, requests: Incoming) -> None:
         link, number = self._upstream.link, self.number
         async for message in requests:
             link.send_message(frames.MESSAGE, number, message)
@@ -289,7 +298,7 @@ class ForwardedCall:
         for key, value in pairs:
             self._context.set_trailing(key, value)
 
-    def on_end(self, failure: CallFailed | None) -> None:
+    def on_end(self, failure: Exception | None) -> None:
         if self.gone is not None:
             _tell(self.gone)
         elif self._answers is not None:

@@ -25,7 +25,7 @@ CALL, OPEN, FINISHED, CANCEL = 1, 2, 3, 4
 # Of both. A message and a part of one that others follow; so many bytes of messages have been read.
 MESSAGE, PART, CREDIT = 5, 6, 7
 # Of the server. What ends a call: its only message, the end of its messages, a failure, and that a call which nobody
-# wants is really over. Trailing metadata comes before that.
+# wants is really over. Trailing metadata comes before that. A front end says FAILED where a message cannot be read.
 ANSWER, END, FAILED, GONE, TRAILING = 8, 9, 10, 11, 12
 # Of the link itself. What a front end is to do, that it is to end, how it is to log; that it listens or why it cannot,
 # and how many connections it has.

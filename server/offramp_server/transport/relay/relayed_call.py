@@ -48,6 +48,7 @@ class Relayed:
             frames.PART: self._on_part,
             frames.MESSAGE: self._on_message,
             frames.FINISHED: self._on_finished,
+            frames.FAILED: self._on_failed,
             frames.CREDIT: self._on_credit,
             frames.CANCEL: self._on_cancel,
         }
@@ -82,6 +83,11 @@ class Relayed:
         call = self.calls.get(number)
         if call is not None:
             call.on_finished()
+
+    def _on_failed(self, number: int, data: bytes, start: int, end: int) -> None:
+        call = self.calls.get(number)
+        if call is not None:
+            call.on_finished(frames.read_failure(data[start:end]))
 
     def _on_credit(self, number: int, data: bytes, start: int, end: int) -> None:
         call = self.calls.get(number)
@@ -144,9 +150,9 @@ class RelayedCall(HandledCall):
         else:
             self._start(request)
 
-    def on_finished(self) -> None:
+    def on_finished(self, failure: CallFailed | None = None) -> None:
         if self._requests is not None:
-            self._requests.end()
+            self._requests.end(failure)
 
     def on_credit(self, size: int) -> None:
         self._ahead -= size
