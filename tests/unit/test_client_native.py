@@ -431,3 +431,41 @@ def test_a_process_that_was_forked_makes_connections_of_its_own() -> None:
                 os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.server_metadata().name == "scripted"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_process_that_was_forked_leaves_its_parents_stream_alone() -> None:
+    """Whether it reads the stream, or ends with it in hand."""
+
+    def script(server: Conversation) -> None:
+        server.greet()
+        number = server.request()
+        message = data(number, framed(b""))
+        server.say(server.fields(number, *HEAD), message)
+        forked.wait(PATIENCE)
+        server.say(message)
+        server.until_gone()
+        assert [frame.kind for frame in server.heard].count(frames.RST_STREAM) == 1
+
+    forked = threading.Event()
+    with ScriptedServer(script) as server, once("blocking native", server.target) as client:
+        answers = client.watch_routes()
+        next(answers)
+        child = os.fork()
+        if not child:
+            try:
+                next(answers)
+            except errors.Cancelled:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        child = os.fork()
+        if not child:
+            answers.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        forked.set()
+        next(answers)
+        answers.close()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from offramp_common.grpc_framing.messages import MessageBytes
+from offramp_common.grpc_framing.status import CallFailed, Code
 
 from offramp_client._native.calls import CANCELLED, interrupted
 from offramp_client._native.exchange import Exchange, WaitedCall
@@ -29,7 +29,6 @@ class Channel:
         self._heads = Heads(settings.authority, settings.tls is not None)
         self._making = threading.Lock()
         self._exchange: Exchange | None = None
-        self._process = 0
 
     def unary_unary(self, path: str) -> Callable[..., MessageBytes]:
         def ask(payload: bytes, *, timeout: float | None, metadata: _Metadata) -> MessageBytes:
@@ -66,7 +65,7 @@ class Channel:
     def close(self) -> None:
         """Cancel what is in flight and give the connections back."""
         exchange = self._exchange
-        if exchange is not None and self._process == os.getpid():
+        if exchange is not None and not exchange.is_inherited:
             with exchange:
                 exchange.close("the client was closed while the call was in flight")
 
@@ -82,20 +81,19 @@ class Channel:
         return math.inf if timeout is None else self._settings.clock() + timeout
 
     def _current(self) -> Exchange:
-        if self._process != os.getpid() or self._exchange is None:
-            self._renew()
-        assert self._exchange is not None
-        return self._exchange
+        exchange = self._exchange
+        return self._renewed() if exchange is None or exchange.is_inherited else exchange
 
-    def _renew(self) -> None:
+    def _renewed(self) -> Exchange:
         """With the first call, and the first one in a process that was forked: connections belong to one process."""
         with self._making:
-            if self._exchange is not None and self._process != os.getpid():
-                self._exchange.abandon()
-                self._exchange = None
-            if self._exchange is None:
-                self._exchange = Exchange(self._settings)
-                self._process = os.getpid()
+            exchange = self._exchange
+            if exchange is not None and exchange.is_inherited:
+                exchange.abandon()
+                exchange = None
+            if exchange is None:
+                exchange = self._exchange = Exchange(self._settings)
+            return exchange
 
 
 class StreamCall:
@@ -111,6 +109,8 @@ class StreamCall:
     def __next__(self) -> MessageBytes:
         """Raises CallFailed."""
         call, exchange = self._call, self._exchange
+        if exchange.is_inherited:
+            raise CallFailed(Code.CANCELLED, "the stream belongs to the process that this one was forked from")
         with exchange:
             exchange.wait(call, lambda: bool(call.messages) or call.over)
             if call.messages:
@@ -122,7 +122,9 @@ class StreamCall:
         raise StopIteration
 
     def cancel(self, why: str = CANCELLED) -> None:
-        """After the end it does nothing."""
+        """After the end it does nothing, and in a process that was forked meanwhile neither: its parent reads on."""
+        if self._exchange.is_inherited:
+            return
         with self._exchange:
             self._exchange.cancel(self._call, why)
 

@@ -7,6 +7,7 @@ has what it waits for itself, and then wakes another one to lead. A lone caller 
 from __future__ import annotations
 
 import math
+import os
 import select
 import socket
 import threading
@@ -81,10 +82,16 @@ class Exchange:
         # What the thread waits for that leads; None: nobody does.
         self._wanted: Callable[[], bool] | None = None
         self._closed = False
+        self._process = os.getpid()
         # By which the leader is called back from waiting for the sockets.
         self._called, self._calling = socket.socketpair()
         self._called.setblocking(False)
         self._calling.setblocking(False)
+
+    @property
+    def is_inherited(self) -> bool:
+        """By a process that was forked: nothing of it may be used there, and its lock may be held for ever."""
+        return self._process != os.getpid()
 
     def __enter__(self) -> None:
         self._lock.acquire()
