@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +16,11 @@ import numpy as np
 import pytest
 from eventually import PATIENCE, eventually
 from http2_peer import data
-from offramp_client import AsyncClient, InferRequest, errors
+from offramp_client import AsyncClient, InferRequest, KeepAlive, errors
+from offramp_client._native.addresses import addresses_of
+from offramp_client._native.blocking_channel import Channel
+from offramp_client._native.settings import Settings
+from offramp_common.grpc_framing.status import CallFailed
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
 from scripted_calls import NATIVE_KINDS, answering, framed, once, well
@@ -84,6 +90,41 @@ def test_a_server_that_ends_the_connection_and_reads_no_more_is_not_waited_for(
                 client.infer("x", {"x": np.zeros(16_000_000, np.float32)}, timeout=PATIENCE / 4)
         finally:
             over.set()
+
+
+def test_an_answer_that_came_while_nobody_listened_counts() -> None:
+    """Who asked whether the server is there had no more time; who reads a stream takes it between two answers."""
+    asked, over, answered = threading.Event(), threading.Event(), threading.Event()
+
+    def script(server: Conversation) -> None:
+        server.greet()
+        number = server.request()
+        message = data(number, framed(b""))
+        server.say(server.fields(number, *HEAD), message)
+        ping = server.hear(frames.PING)
+        asked.set()
+        assert over.wait(PATIENCE)
+        server.say(frames.ping(ping.payload, ack=True), message)
+        answered.set()
+        server.until_gone()
+
+    passed = 0.0
+    with ScriptedServer(script) as server:
+        settings = Settings(
+            addresses_of(server.target), "a", 1000, KeepAlive(10, 3), lambda: time.monotonic() + passed, random.random
+        )
+        channel = Channel(settings)
+        answers = channel.unary_stream("/s/m")(b"", timeout=None, metadata=())
+        next(answers)
+        passed += 10
+        while not asked.is_set():
+            with pytest.raises(CallFailed, match="deadline"):
+                channel.unary_unary("/s/m")(b"", timeout=0.1, metadata=())
+        over.set()
+        assert answered.wait(PATIENCE)
+        passed += 3
+        assert next(answers) == b""
+        channel.close()
 
 
 # Streams whose requests break off

@@ -75,6 +75,10 @@ class Connection:
         except OSError as error:
             raise Lost(f"the connection was lost: {error.strerror or error}") from error
 
+    def is_late(self, now: float) -> bool:
+        """Its server should have been heard by now."""
+        return self.session.is_late(now) or (now >= self._greet_by and not self.session.is_ready)
+
     def look(self, now: float) -> float:
         """When to look again. Raises Lost for a server that is silent, or reads nothing of what it asks for."""
         if self._unsent and self.session.engine.sender.waiting_bytes > self._settings.max_unread_bytes:

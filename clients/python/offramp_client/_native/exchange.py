@@ -198,6 +198,11 @@ class Exchange:
     def _look(self, now: float) -> float:
         again = math.inf
         for connection in list(self._connections.values()):
+            if connection.is_late(now):
+                # Nobody may have listened meanwhile.
+                self._read(connection)
+            if connection.session not in self._connections:
+                continue
             try:
                 again = min(again, connection.look(now))
             except Lost as lost:

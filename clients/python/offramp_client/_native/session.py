@@ -68,14 +68,19 @@ class Session:
                 raise Lost("the server speaks HTTP/1 and no gRPC") from failure
             raise Lost(f"the server broke HTTP/2: {failure}") from failure
 
+    def is_late(self, now: float) -> bool:
+        """Its server has not answered in time, as far as it was heard."""
+        keepalive = self._settings.keepalive
+        return keepalive is not None and self._asked_at is not None and now >= self._asked_at + keepalive.timeout
+
     def look(self, now: float) -> float:
         """Ask the server whether it is there, if it has been silent for long. When to look again; raises Lost."""
         keepalive = self._settings.keepalive
         if keepalive is None:
             return math.inf
+        if self.is_late(now):
+            raise Lost(f"the server has not answered a ping for {keepalive.timeout:g} s")
         if self._asked_at is not None:
-            if now >= self._asked_at + keepalive.timeout:
-                raise Lost(f"the server has not answered a ping for {keepalive.timeout:g} s")
             return self._asked_at + keepalive.timeout
         if now < self._heard_at + keepalive.interval:
             return self._heard_at + keepalive.interval
