@@ -23,7 +23,7 @@ from offramp_client._native.settings import Settings
 from offramp_common.grpc_framing.status import CallFailed
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
-from scripted_calls import NATIVE_KINDS, answering, framed, once, well
+from scripted_calls import METADATA, NATIVE_KINDS, answering, framed, once, well
 from scripted_server import HEAD, Conversation, ScriptedServer
 
 X = {"x": np.zeros(1, np.float32)}
@@ -32,6 +32,10 @@ X = {"x": np.zeros(1, np.float32)}
 @pytest.fixture(params=NATIVE_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def _channel(server: ScriptedServer, clock: Callable[[], float]) -> Channel:
+    return Channel(Settings(addresses_of(server.target), "a", 1000, KeepAlive(10, 3), clock, random.random))
 
 
 def _all_of(answers: Any) -> None:
@@ -110,10 +114,7 @@ def test_an_answer_that_came_while_nobody_listened_counts() -> None:
 
     passed = 0.0
     with ScriptedServer(script) as server:
-        settings = Settings(
-            addresses_of(server.target), "a", 1000, KeepAlive(10, 3), lambda: time.monotonic() + passed, random.random
-        )
-        channel = Channel(settings)
+        channel = _channel(server, lambda: time.monotonic() + passed)
         answers = channel.unary_stream("/s/m")(b"", timeout=None, metadata=())
         next(answers)
         passed += 10
@@ -124,6 +125,27 @@ def test_an_answer_that_came_while_nobody_listened_counts() -> None:
         assert answered.wait(PATIENCE)
         passed += 3
         assert next(answers) == b""
+        channel.close()
+
+
+def test_a_process_without_threads_to_spare_connects_when_it_has_one_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "offramp-connect":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    passed = 0.0
+    with ScriptedServer(answering(well)) as server:
+        channel = _channel(server, lambda: time.monotonic() + passed)
+        ask = channel.unary_unary("/s/m")
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(CallFailed, match="can't start new thread"):
+            ask(b"", timeout=PATIENCE / 4, metadata=())
+        monkeypatch.undo()
+        passed += 1
+        assert ask(b"", timeout=PATIENCE / 4, metadata=()) == METADATA
         channel.close()
 
 

@@ -57,7 +57,11 @@ class Channel:
         def ask(payloads: Iterator[bytes], *, timeout: float | None, metadata: _Metadata) -> StreamCall:
             call = self._stream(path, None, timeout, metadata)
             # As with grpcio: the iterator may wait for whatever it likes.
-            threading.Thread(target=call.send_all, args=(payloads,), name="offramp-requests", daemon=True).start()
+            try:
+                threading.Thread(target=call.send_all, args=(payloads,), name="offramp-requests", daemon=True).start()
+            except RuntimeError as error:
+                call.cancel(interrupted(error))
+                raise
             return call
 
         return ask

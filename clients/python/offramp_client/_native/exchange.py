@@ -253,7 +253,11 @@ class Exchange:
 
     def _connect(self) -> None:
         # Names are resolved, and TLS is agreed on, while those who wait keep an eye on their deadlines.
-        threading.Thread(target=self._try_to_connect, name="offramp-connect", daemon=True).start()
+        try:
+            threading.Thread(target=self._try_to_connect, name="offramp-connect", daemon=True).start()
+        except RuntimeError as error:
+            # The next call tries again.
+            self.dispatch.on_unreachable(f"no connection: {error}")
 
     def _try_to_connect(self) -> None:
         try:
