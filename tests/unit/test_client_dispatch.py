@@ -266,6 +266,7 @@ def test_a_message_larger_than_the_window_comes_through_before_it_can_be_read() 
     [
         ("localhost:1", (Address("localhost", 1),), "localhost:1"),
         ("[::1]:1", (Address("::1", 1),), "[::1]:1"),
+        ("unix-7.example:1", (Address("unix-7.example", 1),), "unix-7.example:1"),
         ("dns:///models.example:80", (Address("models.example", 80),), "models.example:80"),
         ("ipv4:10.0.0.1:1,10.0.0.2:2", (Address("10.0.0.1", 1), Address("10.0.0.2", 2)), "10.0.0.1:1"),
         ("ipv6:[fe80::1]:1", (Address("fe80::1", 1),), "[fe80::1]:1"),

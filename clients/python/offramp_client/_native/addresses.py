@@ -39,7 +39,7 @@ def addresses_of(target: str) -> tuple[Address, ...]:
 
 def authority_of(target: str) -> str:
     """What requests are said to be for."""
-    if target.startswith("unix"):
+    if target.startswith(("unix:", "unix-abstract:")):
         return "localhost"
     return re.sub(r"^(dns|ipv4|ipv6):(///)?", "", target).split(",")[0]
 
