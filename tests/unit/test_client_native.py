@@ -95,6 +95,7 @@ def _ended(*parts: bytes) -> Play:
         (_ended(framed(METADATA)[:-1]), "INTERNAL", "ends within a message"),
         (lambda server, number: server.say(data(number, framed(METADATA))), "INTERNAL", "PROTOCOL_ERROR"),
         (lambda server, number: server.answer(number, METADATA, status="77"), "UNKNOWN", "the server said UNKNOWN"),
+        (lambda server, number: server.answer(number, METADATA, status="+5"), "UNKNOWN", "the server said UNKNOWN"),
         (lambda server, number: server.answer(number, METADATA, status="x"), "UNKNOWN", "the server said UNKNOWN"),
     ],
 )  # fmt: skip
@@ -102,6 +103,16 @@ def test_an_answer_that_is_none_is_an_error(play: Play, code: str, sentence: str
     error = raised("blocking native", play)
     assert error.code == code
     assert sentence in error.message
+
+
+def test_a_status_may_be_written_with_more_digits() -> None:
+    def play(server: Conversation, number: int) -> None:
+        server.answer(number, METADATA, status="00")
+
+    with ScriptedServer(answering(play)) as server, once("blocking native", server.target) as client:
+        assert client.server_metadata().name == "scripted"
+    error = raised("blocking native", lambda server, number: server.answer(number, METADATA, status="05"))
+    assert isinstance(error, errors.NotFound)
 
 
 def test_an_answer_may_come_compressed_and_unpacks_to_no_more_than_is_taken(kind: str) -> None:

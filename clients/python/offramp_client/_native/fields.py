@@ -57,7 +57,8 @@ class Fields:
             return None
         if self.status is None:
             return self.not_grpc() or CallFailed(Code.UNKNOWN, "the answer ends without a grpc-status")
-        return CallFailed(self._code(), unquoted(self.message), self._trailing())
+        code = self._code()
+        return CallFailed(code, unquoted(self.message), self._trailing()) if code is not Code.OK else None
 
     def not_grpc(self) -> CallFailed | None:
         """Why this begins no answer of gRPC; None: it does. Not for trailers after a head."""
@@ -72,8 +73,9 @@ class Fields:
         return None
 
     def _code(self) -> Code:
+        said = self.status or b""
         try:
-            return Code(int(self.status or b""))
+            return Code(int(said)) if said.isdigit() else Code.UNKNOWN
         except ValueError:
             # A code from a later version of gRPC is to be read as UNKNOWN, and what is no number likewise.
             return Code.UNKNOWN
