@@ -63,6 +63,14 @@ class TestTls:
             with Client(tls_server.target, tls=TLS(ca=ca)) as client:
                 assert client.is_live()
 
+    def test_comments_between_certificates_may_be_in_any_language(
+        self, kind: str, tls_server: FakeServer, authority: Authority
+    ) -> None:
+        """As in the bundles of some distributions."""
+        ca = "# Főtanúsítvány\n".encode() + authority.certificate
+        with client_of(kind, tls_server.target, tls=TLS(ca=ca)) as client:
+            assert client.server_metadata().name == "fake"
+
     def test_a_stranger_is_not_talked_to(self, kind: str, tls_server: FakeServer) -> None:
         for tls in (True, TLS(ca=Authority().certificate)):
             with (

@@ -25,8 +25,9 @@ def tls_context(ca: bytes | None, certificate: bytes | None, key: bytes | None) 
 
 def _load_authorities(context: ssl.SSLContext, ca: bytes) -> None:
     try:
-        context.load_verify_locations(cadata=ca.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
+        # Bundles name their certificates in comments, in whatever language; what counts is in ASCII.
+        context.load_verify_locations(cadata=ca.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError) as error:
         raise ValueError("TLS: ca has no certificates in PEM that can be read") from error
 
 
