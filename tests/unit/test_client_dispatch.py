@@ -14,7 +14,8 @@ from offramp_client._native.dispatch import Dispatch
 from offramp_client._native.session import Lost, Session
 from offramp_client._native.settings import Settings
 from offramp_client.options import KeepAlive
-from offramp_common.grpc_framing.status import Code
+from offramp_common.grpc_framing.messages import compressed
+from offramp_common.grpc_framing.status import CallFailed, Code
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
 
@@ -239,6 +240,39 @@ def test_a_stream_that_is_not_read_stops_its_server() -> None:
     while call.messages:
         call.take()
     assert 1 in [frame.stream for frame in wire.hear(session)]
+
+
+def packed(message: bytes) -> bytes:
+    body = compressed(message, "gzip")
+    return b"\1" + len(body).to_bytes(4) + body
+
+
+def test_compressed_answers_are_unpacked_one_by_one_as_they_are_read() -> None:
+    """A window full of them may stand for a thousand times as much."""
+    wire = Wire()
+    call = wire.call(streaming=True)
+    session = wire.connect()
+    wire.hear(session)
+    message = data(1, packed(bytes(900_000)) * 4)
+    wire.say(session, wire.fields(session, 1, *HEAD, ("grpc-encoding", "gzip")), *[message] * 5)
+    assert len(call.messages) == 20
+    assert sum(map(len, call.messages)) < 100_000
+    assert call.take() == bytes(900_000)
+
+
+def test_an_answer_that_unpacks_to_too_much_ends_the_stream_after_those_before_it() -> None:
+    wire = Wire()
+    call = wire.call(streaming=True)
+    session = wire.connect()
+    wire.hear(session)
+    said = data(1, packed(b"1") + packed(bytes(1_000_001)) + packed(b"3"))
+    wire.say(session, wire.fields(session, 1, *HEAD, ("grpc-encoding", "gzip")), said)
+    assert call.take() == b"1"
+    with pytest.raises(CallFailed) as caught:
+        call.take()
+    assert caught.value.code is code(call) is Code.RESOURCE_EXHAUSTED
+    assert not call.messages
+    assert kinds(wire.hear(session)) == [frames.RST_STREAM]
 
 
 def test_a_message_larger_than_the_window_comes_through_before_it_can_be_read() -> None:

@@ -62,7 +62,7 @@ class Packed:
 class MessageReader:
     """Takes the data of one stream and makes messages of it."""
 
-    __slots__ = ("_buffer", "_encoding", "_flag", "_leave", "_max_bytes", "_prefix", "_size", "_take")
+    __slots__ = ("_buffer", "_encoding", "_flag", "_leave", "_max_bytes", "_prefix", "_size", "_soon", "_take")
 
     def __init__(
         self,
@@ -70,13 +70,15 @@ class MessageReader:
         max_bytes: int,
         take: Callable[[MessageBytes], None],
         leave: Callable[[Packed], None] | None = None,
+        soon: int = _SOON_UNPACKED,
     ) -> None:
         """`encoding` is what the stream says that compressed messages are in; `take` gets each message, but those that
-        take long to unpack go to `leave` if there is one."""
+        take long to unpack, having more than `soon` bytes, go to `leave` if there is one."""
         self._encoding = encoding
         self._max_bytes = max_bytes
         self._take = take
         self._leave = leave
+        self._soon = soon
         # What has come of the next prefix.
         self._prefix = b""
         # Of the message that is coming; -1: its prefix is not complete.
@@ -155,7 +157,7 @@ class MessageReader:
     def _complete(self, flag: int, message: MessageBytes) -> None:
         if not flag:
             self._take(message)
-        elif self._leave is not None and len(message) > _SOON_UNPACKED:
+        elif self._leave is not None and len(message) > self._soon:
             self._leave(Packed(message, self._encoding, self._max_bytes))
         else:
             self._take(decompressed(message, self._encoding, self._max_bytes))

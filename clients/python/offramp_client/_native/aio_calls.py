@@ -27,7 +27,7 @@ class UnaryCall(Call):
         if self.answer.done():
             return
         if self.failure is None:
-            self.answer.set_result(self.messages.popleft())
+            self.answer.set_result(self.take())
         else:
             self.answer.set_exception(self.failure)
 

@@ -43,7 +43,7 @@ class Channel:
                     exchange.cancel(call)
             if call.failure is not None:
                 raise call.failure
-            return call.messages[0]
+            return call.take()
 
         return ask
 
@@ -118,9 +118,10 @@ class StreamCall:
         with exchange:
             exchange.wait(call, lambda: bool(call.messages) or call.over)
             if call.messages:
-                message = call.take()
-                exchange.settle()
-                return message
+                try:
+                    return call.take()
+                finally:
+                    exchange.settle()
         if call.failure is not None:
             raise call.failure
         raise StopIteration

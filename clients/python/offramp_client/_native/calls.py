@@ -7,7 +7,7 @@ from collections import deque
 from typing import Protocol
 
 from offramp_common.grpc_framing.fields import written_timeout
-from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageBytes, MessageReader, prefix
+from offramp_common.grpc_framing.messages import PREFIX_BYTES, MessageBytes, MessageReader, Packed, prefix
 from offramp_common.grpc_framing.status import CallFailed, Code
 from offramp_common.http2.client import ClientEngine
 from offramp_common.http2.errors import ErrorCode, StreamFailed, code_name
@@ -77,7 +77,7 @@ class Call:
         self.over = False
         # None while it waits for a connection, or for its turn there.
         self.stream: Stream | None = None
-        self.messages: deque[MessageBytes] = deque()
+        self.messages: deque[MessageBytes | Packed] = deque()
         self._channel = channel
         self._block = block
         self._request = request
@@ -135,11 +135,20 @@ class Call:
         return 0 if self.over or self.stream is None else self.stream.queued_bytes
 
     def take(self) -> MessageBytes:
-        """The next of `messages`."""
+        """The next of `messages`. Raises CallFailed, and ends the call, if it cannot be unpacked."""
         message = self.messages.popleft()
         self._unread_bytes -= len(message) + _MESSAGE_BYTES
         self._give_back(0)
-        return message
+        if not isinstance(message, Packed):
+            return message
+        try:
+            return message.unpacked()
+        except CallFailed as failure:
+            self.messages.clear()
+            self.fail(failure)
+            # It may have been over before.
+            self.failure = failure
+            raise
 
     def expire(self) -> None:
         self.fail(CallFailed(Code.DEADLINE_EXCEEDED, "the deadline of the call has passed"))
@@ -221,10 +230,12 @@ class Call:
     def _feed(self, data: Payload) -> None:
         if self._reader is None:
             encoding = self._head.encoding if self._head is not None else ""
-            self._reader = MessageReader(encoding, self._channel.max_message_bytes, self._on_message)
+            # Of a stream nobody may have asked for the next message yet: until then it stays as small as it came.
+            leave = self._on_message if self._server_streaming else None
+            self._reader = MessageReader(encoding, self._channel.max_message_bytes, self._on_message, leave, soon=0)
         self._reader.feed(data)
 
-    def _on_message(self, message: MessageBytes) -> None:
+    def _on_message(self, message: MessageBytes | Packed) -> None:
         if self.over:
             return
         if self.messages and not self._server_streaming:
