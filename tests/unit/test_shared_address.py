@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from offramp_server.errors import ConfigurationError
-from offramp_server.transport.listening import SharedAddress, bound_sockets, close_all
+from offramp_server.transport.listening import SharedAddress, bound_sockets, close_all, port_of
 
 
-@pytest.fixture
-def address() -> Iterator[SharedAddress]:
-    address = SharedAddress("127.0.0.1", 0, 10)
+def free_port() -> int:
+    bound = bound_sockets("127.0.0.1", 0)
+    port = port_of(bound)
+    close_all(bound)
+    return port
+
+
+@pytest.fixture(params=["one that the kernel chooses", "one that is told"])
+def address(request: pytest.FixtureRequest) -> Iterator[SharedAddress]:
+    address = SharedAddress("127.0.0.1", free_port() if "told" in request.param else 0, 10)
     yield address
     address.close()
 
@@ -43,6 +52,25 @@ def test_the_port_stays_ours_while_nobody_listens_there(address: SharedAddress) 
     again = address.sockets()
     connect(address.port)
     close_all(again)
+
+
+def test_of_servers_that_start_at_once_one_has_the_port() -> None:
+    for _ in range(50):
+        port, together = free_port(), threading.Barrier(4)
+
+        def start(port: int = port, together: threading.Barrier = together) -> SharedAddress | None:
+            together.wait()
+            try:
+                return SharedAddress("127.0.0.1", port, 10)
+            except ConfigurationError:
+                return None
+
+        with ThreadPoolExecutor(4) as servers:
+            started = [each.result() for each in [servers.submit(start) for _ in range(4)]]
+        having = [each for each in started if each is not None]
+        for each in having:
+            each.close()
+        assert len(having) == 1
 
 
 def test_a_port_that_a_server_had_a_moment_ago_can_be_had() -> None:

@@ -15,9 +15,8 @@ _BACKLOG = 1024
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-def bound_sockets(host: str, port: int, reuse_port: bool = False) -> list[socket.socket]:
-    """A socket for each address that the host has; `unix:` begins a path. With `reuse_port` others of this user may
-    listen there as well. Raises ConfigurationError."""
+def bound_sockets(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address that the host has; `unix:` begins a path. Raises ConfigurationError."""
     path = path_of(host)
     if path is not None:
         return [bound_to_path(path, _BACKLOG)]
@@ -29,15 +28,14 @@ def bound_sockets(host: str, port: int, reuse_port: bool = False) -> list[socket
             # The first one may have taken any port; the others have to be at the same.
             at = (address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:])
             try:
-                sockets.append(_bound(family, at, ipv4, reuse_port))
+                sockets.append(_bound(family, at, ipv4))
             except OSError as error:
                 # "localhost" may have an address of a family that this machine does not use.
                 if error.errno not in _NO_SUCH_ADDRESS or (address == addresses[-1][4] and not sockets):
                     raise
     except OSError as error:
         close_all(sockets)
-        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        raise ConfigurationError(f"cannot listen on {shown}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot listen on {_shown(host, port)}: {error.strerror}") from error
     return sockets
 
 
@@ -49,16 +47,15 @@ class SharedAddress:
         self._backlog = backlog
         # The kernel deals out connections to all that listen at a port; at a path, whoever is first takes one.
         self._dealt_out = hasattr(socket, "SO_REUSEPORT") and path_of(host) is None
-        if self._dealt_out and port:
-            # Two servers at one port would share its connections without anybody noticing.
-            close_all(bound_sockets(host, port))
-        # What is bound without listening gets no connections, and keeps the port while no process listens.
-        self._reserved = bound_sockets(host, port, self._dealt_out)
+        self._reserved = bound_sockets(host, port)
         self._own_path = OwnPath(host)
         if self._dealt_out:
-            for reserved in self._reserved:
-                # Needed where connections of an earlier server linger. Afterwards it would let others bind the port.
-                reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+            try:
+                for reserved in self._reserved:
+                    _reserve(reserved, port)
+            except OSError as error:
+                close_all(self._reserved)
+                raise ConfigurationError(f"cannot listen on {_shown(host, port)}: {error.strerror}") from error
 
     @property
     def port(self) -> int:
@@ -100,7 +97,25 @@ def close_all(sockets: Sequence[socket.socket]) -> None:
         each.close()
 
 
-def _bound(family: int, address: tuple[Any, ...], ipv6_only: bool, reuse_port: bool) -> socket.socket:
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _reserve(bound: socket.socket, port: int) -> None:
+    """Keep it while no process listens, for those of this server only, and take no connections. Raises OSError."""
+    if port:
+        # Of servers that start at once several may have bound it, but only one may listen. Together they would share
+        # its connections without anybody noticing.
+        bound.listen(1)
+    # Needed where connections of an earlier server linger. From now on it would let others bind the port.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if port:
+        # It listens no longer, and stays bound: as it would not to a port that the kernel has chosen.
+        bound.shutdown(socket.SHUT_RDWR)
+
+
+def _bound(family: int, address: tuple[Any, ...], ipv6_only: bool, reuse_port: bool = False) -> socket.socket:
     """Unless `ipv6_only`, "::" stands for the addresses of IPv4 as well. Raises OSError."""
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
