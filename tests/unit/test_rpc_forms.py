@@ -99,6 +99,16 @@ def test_whatever_differs_makes_another_form(other: bytes) -> None:
     assert by(made, other) == by_itself(other)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["parsed", "formed"])
+def test_a_request_that_waits_holds_its_tensors_and_nothing_more(again: bool) -> None:
+    made = taught(*[request(bytes(10_000))] * again)
+    received = made.parse(bytearray(request(bytes(10_000))))
+    made.decode(received, None, NOW)
+    held = [getattr(received, name, b"") for name in ("data", "raw")]
+    assert len(held[0]) == 0
+    assert sum(map(len, held[1])) == 10_000
+
+
 def test_two_models_whose_requests_are_as_long_do_not_disturb_each_other() -> None:
     made = taught(request(model="m"), request(model="n"))
     assert is_known(made, request(b"abcdefgh", model="m"))

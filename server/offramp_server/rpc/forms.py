@@ -133,6 +133,8 @@ class RequestReader:
         self._misses += 1
         if self._vain < _VAIN or not self._misses % _ONE_OF:
             self._keep(received, request, plan)
+        # Whoever waits for the answer would hold on to it.
+        received.data = b""
         return request, plan
 
     def _keep(self, received: ReceivedRequest, request: InferRequest, plan: ReplyPlan) -> None:
