@@ -37,7 +37,9 @@ class Preparation:
 
     def _validated(self, request: InferRequest, model: LoadedModel) -> ValidatedInputs:
         spec = model.spec
-        return model.fitting.validate(request, spec.inputs, spec.outputs, spec.max_batch_size, self._limits)
+        return model.fitting.validated(
+            request, lambda: validate(request, spec.inputs, spec.outputs, spec.max_batch_size, self._limits)
+        )
 
     async def _prepared(
         self, preprocessor: Preprocessor, model: LoadedModel, request: InferRequest, deadline: float | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
@@ -68,23 +68,16 @@ class FittingForms:
     def __init__(self) -> None:
         self._known: dict[tuple[Hashable, tuple[str, ...]], tuple[int, ShapeKey]] = {}
 
-    def validate(
-        self,
-        request: InferRequest,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-        max_batch_size: int,
-        limits: Limits,
-    ) -> ValidatedInputs:
-        """As the function does, with the same arguments each time but for the request."""
+    def validated(self, request: InferRequest, validate: Callable[[], ValidatedInputs]) -> ValidatedInputs:
+        """What `validate` says of the request and the model, which for most is known."""
         tensors = request.inputs
         if type(tensors) is not FormedInputs:
-            return validate(request, inputs, outputs, max_batch_size, limits)
+            return validate()
         key = (tensors.form, tuple(request.outputs))
         known = self._known.get(key)
         if known is not None:
             return ValidatedInputs(known[0], tensors, known[1])
-        valid = validate(request, inputs, outputs, max_batch_size, limits)
+        valid = validate()
         if valid.tensors is tensors:
             # They are in the model's order.
             if len(self._known) >= _MOST_FORMS:

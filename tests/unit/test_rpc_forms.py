@@ -15,7 +15,7 @@ from offramp_server.rpc import wire
 from offramp_server.rpc.codec import ReplyPlan, decode
 from offramp_server.rpc.forms import FormedRequest, RequestReader
 from offramp_server.rpc.shared_memory import SharedMemory, SharedMemorySettings
-from offramp_server.validation import FittingForms, Limits, validate
+from offramp_server.validation import FittingForms, Limits, ValidatedInputs, validate
 from open_inference.grpc_predict_v2_pb2 import ModelInferRequest
 from open_inference.tensor import Tensor
 
@@ -247,15 +247,15 @@ def formed(form: object, *names: str, outputs: tuple[str, ...] = (), shape: tupl
     return InferRequest("m", FormedInputs(tensors, form), outputs=outputs)
 
 
-def fit(forms: FittingForms, request: InferRequest) -> object:
-    return forms.validate(request, INPUTS, OUTPUTS, 8, Limits())
+def fit(forms: FittingForms, request: InferRequest, inputs: tuple[TensorSpec, ...] = INPUTS) -> ValidatedInputs:
+    return forms.validated(request, lambda: validate(request, inputs, OUTPUTS, 8, Limits()))
 
 
 def test_a_form_that_fits_is_not_looked_at_again() -> None:
     forms, form = FittingForms(), object()
     first = fit(forms, formed(form, "x"))
     # No longer true, which nobody asks.
-    assert fit(forms, formed(form, "wrong")) == replace(first, tensors=[Tensor("wrong", "FP32", (1, 2), b"12345678")])  # type: ignore[type-var]
+    assert fit(forms, formed(form, "wrong")) == replace(first, tensors=[Tensor("wrong", "FP32", (1, 2), b"12345678")])
 
 
 def test_what_is_wanted_of_it_is_looked_at_each_time() -> None:
@@ -278,7 +278,7 @@ def test_inputs_in_another_order_come_in_the_models() -> None:
     forms, form = FittingForms(), object()
     for _ in range(2):
         asked = formed(form, "w", "x")
-        found = forms.validate(asked, two, OUTPUTS, 8, Limits())
+        found = fit(forms, asked, two)
         assert found == validate(asked, two, OUTPUTS, 8, Limits())
         assert [tensor.name for tensor in found.tensors] == ["x", "w"]
 
