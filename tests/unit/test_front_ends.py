@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager, closing
 import grpc
 import grpc.aio
 import pytest
-from eventually import eventually_here
+from eventually import PATIENCE, eventually_here
 from front_ends import Here, launch_here
 from offramp_server.errors import ConfigurationError
 from offramp_server.transport.interface import CallContext, ListenOptions, Method, TlsMaterial
+from offramp_server.transport.listening import close_all
 from offramp_server.transport.relay import frames
 from offramp_server.transport.relay.forwarding import Forwarded, MethodKind
 from offramp_server.transport.relay.hello import Hello
@@ -153,6 +154,25 @@ async def test_those_that_are_left_go_on(caplog: pytest.LogCaptureFixture) -> No
         async with channel_to(port) as channel:
             assert await channel.unary_unary(ECHO)(b"x") == b"x"
     await transport.stop(0)
+
+
+async def test_nobody_waits_for_one_that_is_being_started() -> None:
+    starting: list[socket.socket] = []
+
+    def starts_for_ever(link: socket.socket, sockets: Sequence[socket.socket]) -> Started:
+        starting.extend(each.dup() for each in sockets)
+        return says_nothing(link, sockets)
+
+    launches = Launches(None, None, starts_for_ever)
+    transport = made(Handlers(), launches, count=2)
+    port = await transport.start()
+    launches.here[0].kill()
+    await eventually_here(lambda: bool(starting))
+    for _ in range(10):
+        async with channel_to(port) as channel:
+            assert await channel.unary_unary(ECHO)(b"x", timeout=PATIENCE) == b"x"
+    await transport.stop(0)
+    close_all(starting)
 
 
 @pytest.mark.parametrize(

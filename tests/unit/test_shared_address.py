@@ -23,9 +23,17 @@ def free_port() -> int:
 
 @pytest.fixture(params=["one that the kernel chooses", "one that is told"])
 def address(request: pytest.FixtureRequest) -> Iterator[SharedAddress]:
-    address = SharedAddress("127.0.0.1", free_port() if "told" in request.param else 0, 10)
+    address = SharedAddress("127.0.0.1", free_port() if "told" in request.param else 0)
     yield address
     address.close()
+
+
+def listening_at(address: SharedAddress) -> list[socket.socket]:
+    """As a front end does once it can carry calls."""
+    sockets = address.sockets()
+    for each in sockets:
+        each.listen()
+    return sockets
 
 
 def connect(port: int) -> None:
@@ -34,7 +42,7 @@ def connect(port: int) -> None:
 
 
 def test_several_processes_listen_at_the_port_that_was_free(address: SharedAddress) -> None:
-    first, second = address.sockets(), address.sockets()
+    first, second = listening_at(address), listening_at(address)
     assert {each.getsockname()[1] for each in (*first, *second)} == {address.port}
     connect(address.port)
     close_all(first)
@@ -46,10 +54,10 @@ def test_the_port_stays_ours_while_nobody_listens_there(address: SharedAddress) 
     with pytest.raises(ConnectionRefusedError):
         connect(address.port)
     with pytest.raises(ConfigurationError, match="Address already in use"):
-        SharedAddress("127.0.0.1", address.port, 10)
+        SharedAddress("127.0.0.1", address.port)
     with pytest.raises(ConfigurationError, match="Address already in use"):
         bound_sockets("127.0.0.1", address.port)
-    again = address.sockets()
+    again = listening_at(address)
     connect(address.port)
     close_all(again)
 
@@ -61,7 +69,7 @@ def test_of_servers_that_start_at_once_one_has_the_port() -> None:
         def start(port: int = port, together: threading.Barrier = together) -> SharedAddress | None:
             together.wait()
             try:
-                return SharedAddress("127.0.0.1", port, 10)
+                return SharedAddress("127.0.0.1", port)
             except ConfigurationError:
                 return None
 
@@ -84,8 +92,8 @@ def test_a_port_that_a_server_had_a_moment_ago_can_be_had() -> None:
             # Who closes first leaves a connection that lingers.
             accepted.close()
             assert client.recv(1) == b""
-    address = SharedAddress("127.0.0.1", port, 10)
-    listening = address.sockets()
+    address = SharedAddress("127.0.0.1", port)
+    listening = listening_at(address)
     connect(port)
     close_all(listening)
     address.close()
@@ -93,7 +101,7 @@ def test_a_port_that_a_server_had_a_moment_ago_can_be_had() -> None:
 
 def test_processes_at_a_path_share_one_queue_of_connections(tmp_path: Path) -> None:
     path = tmp_path / "sock"
-    address = SharedAddress(f"unix:{path}", 0, 10)
+    address = SharedAddress(f"unix:{path}", 0)
     first, second = address.sockets(), address.sockets()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -107,17 +115,17 @@ def test_processes_at_a_path_share_one_queue_of_connections(tmp_path: Path) -> N
 
 
 def test_every_address_of_a_name_is_shared() -> None:
-    address = SharedAddress("localhost", 0, 10)
-    listening = address.sockets()
+    address = SharedAddress("localhost", 0)
+    listening = listening_at(address)
     assert {each.getsockname()[1] for each in listening} == {address.port}
     close_all(listening)
     address.close()
 
 
 def test_what_cannot_be_bound_leaves_nothing_open(address: SharedAddress, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: socket.socket, backlog: int = 0) -> None:
+    def refuse(self: socket.socket, at: object) -> None:
         raise OSError(errno.EADDRINUSE, "in use")
 
-    monkeypatch.setattr(socket.socket, "listen", refuse)
+    monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(OSError, match="in use"):
         address.sockets()

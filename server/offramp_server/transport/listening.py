@@ -42,9 +42,8 @@ def bound_sockets(host: str, port: int) -> list[socket.socket]:
 class SharedAddress:
     """One address for several processes of this server, and for nobody else."""
 
-    def __init__(self, host: str, port: int, backlog: int) -> None:
+    def __init__(self, host: str, port: int) -> None:
         """Raises ConfigurationError if somebody has it."""
-        self._backlog = backlog
         # The kernel deals out connections to all that listen at a port; at a path, whoever is first takes one.
         self._dealt_out = hasattr(socket, "SO_REUSEPORT") and path_of(host) is None
         self._reserved = bound_sockets(host, port)
@@ -62,12 +61,11 @@ class SharedAddress:
         return port_of(self._reserved)
 
     def sockets(self) -> list[socket.socket]:
-        """For one process, and listening already. Raises OSError."""
+        """For one process, which is to listen once it can take connections: the kernel deals none out to it before.
+        Raises OSError."""
         sockets: list[socket.socket] = []
         try:
-            for reserved in self._reserved:
-                sockets.append(self._again(reserved) if self._dealt_out else reserved.dup())
-                sockets[-1].listen(self._backlog)
+            sockets.extend(self._again(each) if self._dealt_out else each.dup() for each in self._reserved)
         except OSError:
             close_all(sockets)
             raise

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from offramp_server.transport.interface import HasMethods, ListenOptions
 from offramp_server.transport.listening import SharedAddress
 from offramp_server.transport.native.limits import NativeLimits
-from offramp_server.transport.native.transport import BACKLOG
 from offramp_server.transport.relay.forwarding import MethodKind
 from offramp_server.transport.relay.hello import Hello
 from offramp_server.transport.relay.processes import Launch, launch_process
@@ -47,7 +46,7 @@ class RelayTransport:
         return self._seats
 
     async def start(self) -> int:
-        address = self._address = SharedAddress(self._options.host, self._options.port, BACKLOG)
+        address = self._address = SharedAddress(self._options.host, self._options.port)
         common = Common(self._methods, address, self._hello, self._launch, self._patience)
         self._seats = [Seat(number, common, self.restarts) for number in range(1, self._front_ends + 1)]
         opened = await asyncio.gather(*(seat.open() for seat in self._seats), return_exceptions=True)
