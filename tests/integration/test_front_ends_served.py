@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -15,12 +16,16 @@ import grpc.aio
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from eventually import PATIENCE, eventually
+from eventually import PATIENCE, eventually, eventually_here
+from front_ends import ECHO, WAIT, Handlers
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from metrics_page import metric
 from model_repository import write_add_sub
 from offramp_client import Client, InferRequest, RetryPolicy, aio, errors
+from offramp_server.transport.interface import ListenOptions
+from offramp_server.transport.relay.running import Patience
+from offramp_server.transport.relay.transport import RelayTransport
 from server_process import ServerProcess, serving
 from traffic import Traffic
 
@@ -148,6 +153,29 @@ async def test_signals_to_all_processes_at_once_drain_the_server_under_load(repo
         assert not any(_runs(pid) for pid in front_ends)
         assert "did not end in time" not in server.logged()
         assert "signal_" not in server.logged()
+
+
+async def test_a_front_end_that_stands_still_is_replaced_and_its_calls_fail() -> None:
+    handlers = Handlers()
+    patience = Patience(silence=1)
+    transport = RelayTransport(
+        [handlers.service()], ListenOptions("127.0.0.1", 0), 1, (logging.WARNING, "text"), patience=patience
+    )
+    target = f"127.0.0.1:{await transport.start()}"
+    [seat] = transport.seats
+    hung = seat.pid
+    assert hung is not None
+    async with grpc.aio.insecure_channel(target) as channel:
+        call = channel.unary_unary(WAIT)(b"x")
+        await eventually_here(lambda: handlers.running == 1)
+        os.kill(hung, signal.SIGSTOP)
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        await eventually_here(lambda: handlers.running == 0)
+        answer = channel.unary_unary(ECHO)(b"x", wait_for_ready=True, timeout=PATIENCE)
+        assert await answer == b"x"
+    assert transport.restarts["hung"] >= 1
+    assert not _runs(hung)
+    await transport.stop(1)
 
 
 async def test_front_ends_do_not_outlive_a_server_that_was_killed(repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""Front ends on the loop of the test instead of in processes: everything but the process is as it is."""
+"""Front ends on the loop of the test instead of in processes: everything but the process is as it is. And handlers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ import logging
 import socket
 from collections.abc import Iterable, Sequence
 
-from offramp_server.transport.interface import ListenOptions, Service
+from offramp_server.transport.interface import CallContext, ListenOptions, Method, Service
+from offramp_server.transport.relay.forwarding import Forwarded
 from offramp_server.transport.relay.front_end import run_front_end
 from offramp_server.transport.relay.transport import RelayTransport
+
+ECHO, WAIT = "/s/echo", "/s/wait"
+
+
+class Handlers:
+    """Echoes, or waits to be cancelled."""
+
+    def __init__(self) -> None:
+        self.running = 0
+
+    async def echo(self, request: bytes, context: CallContext) -> bytes:
+        return request
+
+    async def wait(self, request: bytes, context: CallContext) -> bytes:
+        self.running += 1
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.running -= 1
+        raise AssertionError
+
+    def service(self) -> Forwarded:
+        """What of a service a transport asks for."""
+        known = ((ECHO, self.echo), (WAIT, self.wait))
+        return Forwarded(tuple(Method(path, path, "bytes", bytes, False, False, handler) for path, handler in known))
 
 
 class Here:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -12,43 +11,20 @@ import grpc
 import grpc.aio
 import pytest
 from eventually import PATIENCE, eventually_here
-from front_ends import Here, launch_here
+from front_ends import ECHO, WAIT, Handlers, Here, launch_here
 from offramp_server.errors import ConfigurationError
-from offramp_server.transport.interface import CallContext, ListenOptions, Method, TlsMaterial
+from offramp_server.transport.interface import ListenOptions, TlsMaterial
 from offramp_server.transport.listening import close_all
 from offramp_server.transport.relay import frames
-from offramp_server.transport.relay.forwarding import Forwarded, MethodKind
+from offramp_server.transport.relay.forwarding import MethodKind
 from offramp_server.transport.relay.hello import Hello
 from offramp_server.transport.relay.processes import Launch, Started
 from offramp_server.transport.relay.running import Patience
 from offramp_server.transport.relay.transport import RelayTransport
+from scheduling_fakes import HandClock, on_hand_clock
 
 LOOPBACK = ListenOptions("127.0.0.1", 0)
 HASTY = Patience(first_pause=0.001, longest_pause=0.004)
-ECHO, WAIT = "/s/echo", "/s/wait"
-
-
-class Handlers:
-    """Echoes, or waits to be cancelled."""
-
-    def __init__(self) -> None:
-        self.running = 0
-
-    async def echo(self, request: bytes, context: CallContext) -> bytes:
-        return request
-
-    async def wait(self, request: bytes, context: CallContext) -> bytes:
-        self.running += 1
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            self.running -= 1
-        raise AssertionError
-
-    def service(self) -> Forwarded:
-        """What of a service a transport asks for."""
-        known = ((ECHO, self.echo), (WAIT, self.wait))
-        return Forwarded(tuple(Method(path, path, "bytes", bytes, False, False, handler) for path, handler in known))
 
 
 class Stand:
@@ -207,6 +183,35 @@ async def test_one_that_does_not_end_is_killed(caplog: pytest.LogCaptureFixture)
     assert "front end 1 (process 7) did not end in time" in caplog.text
 
 
+def test_one_that_hangs_is_replaced_and_one_that_has_nothing_to_do_is_not() -> None:
+    loop = HandClock()
+    stands: list[Stand] = []
+
+    def hangs(link: socket.socket, sockets: Sequence[socket.socket]) -> Started:
+        stands.append(listens_to_nothing(link, sockets))  # type: ignore[arg-type]
+        return stands[-1]
+
+    async def test() -> None:
+        launches = Launches(hangs)
+        transport = made(Handlers(), launches, patience=Patience(silence=10))
+        await transport.start()
+        await loop.advance(10)
+        assert not stands[0].killed
+        await loop.advance(10)
+        assert (stands[0].killed, transport.restarts) == (True, {"hung": 1})
+        for _ in range(100):
+            await loop.advance(1)
+        assert len(launches.here) == 1
+        # As if the server had stood still itself.
+        await loop.advance(1000)
+        for _ in range(100):
+            await loop.advance(1)
+        assert (len(launches.here), transport.restarts) == (1, {"hung": 1})
+        await transport.stop(0)
+
+    on_hand_clock(test(), loop)
+
+
 async def test_stopping_while_one_is_started_again_stops_that_as_well() -> None:
     launches = Launches(None, says_nothing)
     transport = made(Handlers(), launches)
@@ -242,5 +247,5 @@ async def test_front_ends_log_as_the_server_does_now() -> None:
 @pytest.mark.parametrize("tls", [None, TlsMaterial(b"chain", b"key"), TlsMaterial(b"chain", b"key", b"authorities")])
 def test_a_front_end_is_told_all_that_it_needs(tls: TlsMaterial | None) -> None:
     listen = ListenOptions("unix:/tmp/x", 0, 1000, 2000, 3.5, tls)
-    hello = Hello((MethodKind(ECHO, False, True),), listen, 5, 30, "json")
+    hello = Hello((MethodKind(ECHO, False, True),), listen, 5, 1.5, 30, "json")
     assert Hello.decode(hello.encode()) == hello

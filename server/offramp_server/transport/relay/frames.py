@@ -28,7 +28,7 @@ MESSAGE, PART, CREDIT = 5, 6, 7
 # wants is really over. Trailing metadata comes before that. A front end says FAILED where a message cannot be read.
 ANSWER, END, FAILED, GONE, TRAILING = 8, 9, 10, 11, 12
 # Of the link itself. What a front end is to do, that it is to end, how it is to log; that it listens or why it cannot,
-# and how many connections it has.
+# and how many connections it has, which shows as well that it goes on.
 HELLO, DRAIN, LOGGING, READY, REFUSED, CONNECTIONS = 13, 14, 15, 16, 17, 18
 KINDS = 19
 

@@ -14,8 +14,8 @@ from offramp_server.transport.relay import frames
 from offramp_server.transport.relay.forwarding import Forwarded, Upstream
 from offramp_server.transport.relay.hello import Hello
 
-# Seconds.
-_TELL_EVERY = 0.5
+# How often connections are counted. Seconds.
+_COUNT_EVERY = 0.5
 
 
 async def run_front_end(link: socket.socket, sockets: Sequence[socket.socket], log: Callable[[int, str], None]) -> bool:
@@ -31,7 +31,7 @@ async def run_front_end(link: socket.socket, sockets: Sequence[socket.socket], l
         upstream.max_waiting_bytes = hello.max_buffered_bytes
         limits = NativeLimits(max_buffered_bytes=hello.max_buffered_bytes)
         transport = NativeTransport([Forwarded.over(upstream, hello.methods)], hello.listen, limits, sockets)
-        return await _serve(transport, upstream, told)
+        return await _serve(transport, upstream, told, hello.speak_every)
     except _ServerGone:
         return False
     finally:
@@ -39,14 +39,14 @@ async def run_front_end(link: socket.socket, sockets: Sequence[socket.socket], l
         close_all(sockets)
 
 
-async def _serve(transport: NativeTransport, upstream: Upstream, told: _Told) -> bool:
+async def _serve(transport: NativeTransport, upstream: Upstream, told: _Told, speak_every: float) -> bool:
     try:
         await transport.start()
     except ConfigurationError as error:
         upstream.link.send(frames.REFUSED, 0, str(error).encode())
         return True
     upstream.link.send(frames.READY, 0)
-    telling = asyncio.create_task(_tell_connections(transport, upstream))
+    telling = asyncio.create_task(_tell_connections(transport, upstream, speak_every))
     grace = 0.0
     try:
         grace = await told.drain
@@ -56,13 +56,13 @@ async def _serve(transport: NativeTransport, upstream: Upstream, told: _Told) ->
     return True
 
 
-async def _tell_connections(transport: NativeTransport, upstream: Upstream) -> None:
-    """How many there are, when that has changed."""
-    told = 0
+async def _tell_connections(transport: NativeTransport, upstream: Upstream, speak_every: float) -> None:
+    """How many there are, when that has changed, and every so many seconds: the server knows by that that we go on."""
+    told, told_at, clock = 0, 0.0, asyncio.get_running_loop().time
     while True:
-        await asyncio.sleep(_TELL_EVERY)
-        if transport.connections != told:
-            told = transport.connections
+        await asyncio.sleep(min(_COUNT_EVERY, speak_every))
+        if transport.connections != told or clock() - told_at >= speak_every:
+            told, told_at = transport.connections, clock()
             upstream.link.send(frames.CONNECTIONS, 0, frames.number(told))
 
 

@@ -19,6 +19,8 @@ class Hello:
     listen: ListenOptions
     # Of unfinished requests, and of those that the server has not taken.
     max_buffered_bytes: int
+    # How often it is to be heard of, in seconds; one that is not is taken to hang.
+    speak_every: float
     # Of the `logging` module, and the name of a form of lines.
     log_level: int
     log_format: str

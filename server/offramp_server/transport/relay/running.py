@@ -29,6 +29,8 @@ class Patience:
     # Before one that ended is started again: at first, and at most.
     first_pause: float = 0.1
     longest_pause: float = 10.0
+    # What one may say nothing for, twice in a row, before it is taken to hang.
+    silence: float = 15.0
     # What one may take to end beyond the grace that calls have, to give up what is left and say so.
     last_words: float = 3.0
 
@@ -60,6 +62,9 @@ class RunningFrontEnd:
         self._relayed = Relayed(common.methods, hello.listen.max_message_bytes, self._control(), self._on_lost)
         # Our end belongs to the link, and is not to be closed behind its back.
         self._linked = False
+        # It has said something since that was looked at.
+        self._spoke = False
+        self._hangs = False
         self._ours, self._started = _launch(common)
 
     def _control(self) -> dict[int, frames.Taker]:
@@ -86,6 +91,18 @@ class RunningFrontEnd:
             said = f"front end {self._number} was not ready after {self._patience.start:g} s"
             raise ConfigurationError(said) from None
 
+    async def gone(self) -> None:
+        """Return once it has ended, or hangs. One silence says nothing: if this process stood still itself, it has not
+        read yet what was said meanwhile."""
+        silences = 0
+        while silences < 2 and not self.lost.is_set():
+            self._spoke = False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience.silence):
+                    await self.lost.wait()
+            silences = 0 if self._spoke else silences + 1
+        self._hangs = not self.lost.is_set()
+
     def refuse_calls(self) -> None:
         """Those that come from now on."""
         self._relayed.draining = True
@@ -107,7 +124,8 @@ class RunningFrontEnd:
             self._relayed.link.abort()
         else:
             self._ours.close()
-        return await self._started.ended()
+        reason = await self._started.ended()
+        return "hung" if self._hangs else reason
 
     def log(self, level: int, form: str) -> None:
         """How it is to, from now on."""
@@ -123,6 +141,7 @@ class RunningFrontEnd:
         self._refuse(data[start:end].decode())
 
     def _on_connections(self, number: int, data: bytes, start: int, end: int) -> None:
+        self._spoke = True
         self.connections = frames.read_number(data, start)
 
     def _on_lost(self) -> None:

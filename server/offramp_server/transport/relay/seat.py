@@ -76,7 +76,7 @@ class Seat:
         pause = patience.first_pause
         while True:
             since = clock()
-            await front_end.lost.wait()
+            await front_end.gone()
             self._front_end = None
             reason = await front_end.end()
             self._restarts[reason] += 1

@@ -77,4 +77,4 @@ class RelayTransport:
         kinds = (MethodKind(each.path, each.client_streaming, each.server_streaming) for each in self._methods)
         # Together they may hold what one process may.
         max_buffered_bytes = NativeLimits().max_buffered_bytes // self._front_ends
-        return Hello(tuple(kinds), self._options, max_buffered_bytes, *self._log)
+        return Hello(tuple(kinds), self._options, max_buffered_bytes, self._patience.silence / 3, *self._log)
