@@ -152,6 +152,18 @@ def test_a_connection_is_done_when_the_calls_are_that_it_still_had() -> None:
     assert session.is_done
 
 
+def test_settings_of_the_connection_before_begin_no_second_attempt() -> None:
+    """Of two connections the channel would know only one, and not watch the deadlines of the calls on the other."""
+    wire = Wire()
+    wire.call()
+    session = wire.connect()
+    wire.say(session, frames.goaway(1, ErrorCode.NO_ERROR, ""))
+    wire.call()
+    wire.say(session, frames.settings(()))
+    wire.call()
+    assert wire.attempts == 2
+
+
 def test_the_last_stream_number_is_followed_by_a_new_connection() -> None:
     wire = Wire()
     wire.call()

@@ -105,7 +105,9 @@ class Dispatch:
         self._fail_waiting(reason)
 
     def on_settings(self, session: Session) -> None:
-        self._connecting = False
+        # Those of a connection before it say nothing of an attempt.
+        if session is self.session:
+            self._connecting = False
 
     def on_goaway(self, session: Session) -> None:
         if session.is_ready:
