@@ -152,6 +152,19 @@ def test_a_connection_is_done_when_the_calls_are_that_it_still_had() -> None:
     assert session.is_done
 
 
+def test_a_server_whose_first_settings_break_the_rules_is_one_that_cannot_be_reached() -> None:
+    wire = Wire()
+    call = wire.call()
+    with pytest.raises(Lost) as lost:
+        wire.connect((frames.ENABLE_PUSH, 1))
+    assert wire.dispatch.session is not None
+    wire.dispatch.on_lost(wire.dispatch.session, str(lost.value))
+    assert code(call) is Code.UNAVAILABLE
+    wire.now += 1
+    wire.call()
+    assert wire.attempts == 2
+
+
 def test_settings_of_the_connection_before_begin_no_second_attempt() -> None:
     """Of two connections the channel would know only one, and not watch the deadlines of the calls on the other."""
     wire = Wire()

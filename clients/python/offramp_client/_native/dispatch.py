@@ -120,8 +120,9 @@ class Dispatch:
         self.retired.discard(session)
         if session is self.session:
             self.session = None
+            # Also with settings that broke the rules, of which nobody was told.
+            self._connecting = False
             if not was_ready:
-                self._connecting = False
                 self._fail_waiting(said)
             else:
                 self._judge(session, said)
