@@ -19,7 +19,7 @@ TARGET = "OFFRAMP_FUZZ_TARGET"
 
 def main() -> None:
     # What is to be covered is imported here for the first time.
-    with atheris.instrument_imports(include=["offramp_common", "offramp_server.transport"]):
+    with atheris.instrument_imports(include=["offramp_common", "offramp_client._native", "offramp_server.transport"]):
         target = target_of(os.environ[TARGET])
     # As a shell is to start it.
     sys.argv[0] = f"{shlex.quote(sys.executable)} {shlex.quote(sys.argv[0])}"

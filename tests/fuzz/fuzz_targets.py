@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = ("hpack", "engine", "connection", "h2", "messages", "metadata", "relay")
+TARGETS = ("hpack", "engine", "connection", "h2", "messages", "metadata", "relay", "answers")
 
 
 class Target(Protocol):

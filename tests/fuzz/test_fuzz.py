@@ -15,6 +15,7 @@ from fuzz_steps import Script, crossed, mutated, read_script, scripts, write_scr
 from fuzz_targets import CORPUS, TARGETS, target_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from offramp_client._native.dispatch import Dispatch
 from offramp_common.http2.engine import Engine
 from offramp_server.transport.native.calls import Call
 from offramp_server.transport.native.limits import Memory
@@ -61,9 +62,9 @@ def test_nothing_is_found_in_a_moment_guided_by_coverage(target: str, tmp_path: 
 # Whether anything would be found
 
 
-def fails(data: bytes) -> bool:
+def fails(target: str, data: bytes) -> bool:
     try:
-        target_of("connection").check(data)
+        target_of(target).check(data)
     except AssertionError:
         return True
     return False
@@ -88,12 +89,36 @@ def _restores_no_window(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "_credit_connection", lambda self, taken: None)
 
 
-@pytest.mark.parametrize("breaks", [_gives_nothing_back, _counts_no_end, _credits_twice, _restores_no_window])
+def _forgets_what_is_refused(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatch, "again", lambda self, call: None)
+
+
+def _connects_twice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatch, "on_settings", lambda self, session: setattr(self, "_connecting", False))
+
+
+def _counts_no_bytes_that_nobody_reads(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("offramp_client._native.calls._READ_AHEAD", 10**9)
+
+
+@pytest.mark.parametrize(
+    ("target", "breaks"),
+    [
+        ("connection", _gives_nothing_back),
+        ("connection", _counts_no_end),
+        ("connection", _credits_twice),
+        ("connection", _restores_no_window),
+        ("answers", _credits_twice),
+        ("answers", _forgets_what_is_refused),
+        ("answers", _connects_twice),
+        ("answers", _counts_no_bytes_that_nobody_reads),
+    ],
+)
 def test_what_is_kept_finds_what_is_broken_on_purpose(
-    breaks: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    target: str, breaks: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     breaks(monkeypatch)
-    assert any(fails(data) for data in kept("connection"))
+    assert any(fails(target, data) for data in kept(target))
 
 
 # Inputs
