@@ -231,6 +231,16 @@ async def test_nobody_is_left_at_the_port_after_the_stop() -> None:
         listener.listen()
 
 
+async def test_each_of_many_takes_a_large_message() -> None:
+    transport = made(Handlers(), Launches(), count=64)
+    port = await transport.start()
+    message = bytes(17 * 2**20)
+    no_limit = [("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", no_limit) as channel:
+        assert len(await channel.unary_unary(ECHO)(message)) == len(message)
+    await transport.stop(0)
+
+
 async def test_front_ends_log_as_the_server_does_now() -> None:
     launches = Launches()
     transport = made(Handlers(), launches)

@@ -75,6 +75,7 @@ class RelayTransport:
 
     def _hello(self) -> Hello:
         kinds = (MethodKind(each.path, each.client_streaming, each.server_streaming) for each in self._methods)
-        # Together they may hold what one process may.
-        max_buffered_bytes = NativeLimits().max_buffered_bytes // self._front_ends
+        # Together they may hold what one process may, but each has room for what a client may send.
+        share = NativeLimits().max_buffered_bytes // self._front_ends
+        max_buffered_bytes = max(share, 2 * self._options.max_message_bytes)
         return Hello(tuple(kinds), self._options, max_buffered_bytes, self._patience.silence / 3, *self._log)
