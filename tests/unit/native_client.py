@@ -126,8 +126,13 @@ def methods(handlers: Handlers) -> dict[str, Method]:
 
 
 class Client:
-    def __init__(self, limits: NativeLimits | None = None, max_message_bytes: int = 1_000_000) -> None:
-        self.handlers = Handlers()
+    def __init__(
+        self,
+        limits: NativeLimits | None = None,
+        max_message_bytes: int = 1_000_000,
+        handlers: Handlers | None = None,
+    ) -> None:
+        self.handlers = handlers or Handlers()
         self.shared = Shared(methods(self.handlers), limits or NativeLimits(), max_message_bytes)
         self.connect()
 

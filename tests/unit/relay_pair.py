@@ -26,9 +26,14 @@ class Context:
     peer: str = "ipv4:10.0.0.1:5"
     identity: str | None = None
     trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
+    # What it was last told that the server keeps of its requests.
+    held: int = 0
 
     def set_trailing(self, key: str, value: str | bytes) -> None:
         self.trailing.append((key, value))
+
+    def hold(self, size: int) -> None:
+        self.held = size
 
 
 class Sent(Incoming):

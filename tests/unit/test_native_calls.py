@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import gzip
 import weakref
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from eventually import eventually_here
 from http2_peer import Frame, data
-from native_client import Client
+from native_client import Client, Handlers
 from offramp_common.http2 import frames
 from offramp_common.http2.errors import ErrorCode
 from offramp_common.http2.limits import Http2Limits
@@ -241,6 +242,27 @@ async def test_a_message_that_a_handler_has_read_counts_no_more(client: Client) 
     assert client.shared.memory._left == before
     client.connection.connection_lost(None)
     await settle()
+
+
+class Elsewhere(Handlers):
+    """Keeps requests where this connection does not see them, as a front end does."""
+
+    async def each(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            context.hold(len(request) * 100)
+            yield b"held"
+        await self.release.wait()
+
+
+async def test_a_request_that_is_kept_elsewhere_counts_until_its_call_is_over() -> None:
+    client = Client(NativeLimits(max_buffered_bytes_of_one=1_500_000), handlers=Elsewhere()).greet()
+    client.call(1, "/s/each", bytes(10_000), ended=False)
+    await settle()
+    client.call(3, "/s/each", bytes(10_000), ended=False)
+    assert await client.status(3) is Code.RESOURCE_EXHAUSTED
+    client.connection.data_received(frames.rst_stream(1, 8))
+    await eventually_here(lambda: client.connection.running == 0)
+    assert client.connection.memory.take(1_500_000)
 
 
 async def test_messages_of_nothing_count_too() -> None:

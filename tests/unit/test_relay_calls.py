@@ -258,6 +258,26 @@ async def test_a_client_is_not_far_ahead_of_a_handler_that_reads_slowly(size: in
         await answers.aclose()
 
 
+async def test_what_the_server_keeps_of_a_client_counts_in_the_front_end_until_a_handler_has_it() -> None:
+    async with linked() as pair:
+        requests, context = Sent(), Context()
+        requests.add(bytes(900_000))
+        requests.add(b"beyond the window")
+        requests.end()
+        answers = pair.stream("slow_reader", requests, context)
+        answer = asyncio.create_task(anext(answers))
+        await eventually_here(lambda: context.held >= 900_000)
+        # What has come is not what has been taken.
+        await eventually_here(lambda: pair.upstream.link.waiting_bytes == 0)
+        for _ in range(20):
+            await settle()
+        assert context.held >= 900_000
+        pair.handlers.release.set()
+        assert await answer == b"read"
+        assert context.held == 0
+        await answers.aclose()
+
+
 async def test_a_stream_of_large_messages_goes_through() -> None:
     async with linked() as pair:
         requests = Sent()

@@ -52,6 +52,7 @@ class Call(HandledCall):
 
     __slots__ = (
         "_begun",
+        "_elsewhere",
         "_failure",
         "_head",
         "_heard",
@@ -73,6 +74,8 @@ class Call(HandledCall):
         self._message: MessageBytes | Packed | None = None
         # Reserved of the memory of all connections.
         self._held = 0
+        # Of that, what is not here any more: see `hold`.
+        self._elsewhere = 0
         # Something came after the head.
         self._heard = False
         # What is still to be said: see `_say`.
@@ -142,9 +145,20 @@ class Call(HandledCall):
             self._reserve()
             self._start(message if isinstance(message, Packed) else parsed(self._method, message))
 
+    def hold(self, size: int) -> None:
+        """So many bytes of requests that were taken from here are kept elsewhere, and count as if they were here. The
+        call fails if there is no room for them."""
+        if self._over:
+            return
+        self._elsewhere = size
+        try:
+            self._reserve()
+        except CallFailed as failure:
+            self._fail(failure)
+
     def _reserve(self) -> None:
         """What is kept here counts. Raises CallFailed if there is no room for it."""
-        held = len(self._message or b"")
+        held = self._elsewhere + len(self._message or b"")
         if self._reader is not None:
             held += self._reader.held_bytes
         if self._requests is not None:

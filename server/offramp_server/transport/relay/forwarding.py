@@ -35,6 +35,10 @@ class RawContext(CallContext, Protocol):
 
     def set_trailing(self, key: str, value: str | bytes) -> None: ...
 
+    def hold(self, size: int) -> None:
+        """The server keeps so many bytes of requests that no handler has taken. The call fails if that is too much."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MethodKind:
@@ -262,6 +266,7 @@ class ForwardedCall:
             link.send_message(frames.MESSAGE, number, message)
             self._ahead += len(message) + MESSAGE_BYTES
             if self._ahead > WINDOW_BYTES:
+                self._context.hold(self._ahead)
                 self._room = self._upstream.loop.create_future()
                 await self._room
         # A client that takes its call back has not said that there are no more.
@@ -280,18 +285,17 @@ class ForwardedCall:
         if self._parts is None:
             self._parts = bytearray()
         self._parts += memoryview(data)[start:end]
-        if self._answers is not None:
-            self._answers.on_taken(end - start)
 
     def on_message(self, data: bytes, start: int, end: int) -> None:
         message, self._parts = assembled(self._parts, data, start, end), None
         answers = self.answers
         answers.add(message)
-        answers.on_taken(end - start + MESSAGE_BYTES)
+        answers.on_taken(len(message) + MESSAGE_BYTES)
 
     def on_credit(self, size: int) -> None:
         self._ahead -= size
         if self._ahead <= WINDOW_BYTES and self._room is not None:
+            self._context.hold(0)
             _tell(self._room)
 
     def on_trailing(self, pairs: Sequence[tuple[str, str | bytes]]) -> None:

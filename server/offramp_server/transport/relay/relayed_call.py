@@ -131,8 +131,6 @@ class RelayedCall(HandledCall):
         if self._parts is None:
             self._parts = bytearray()
         self._parts += memoryview(data)[start:end]
-        if self._requests is not None:
-            self._requests.on_taken(end - start)
 
     def on_message(self, data: bytes, start: int, end: int) -> None:
         """All of a message, or its last part."""
@@ -141,7 +139,7 @@ class RelayedCall(HandledCall):
         message, self._parts = assembled(self._parts, data, start, end), None
         if self._requests is not None:
             self._requests.add(message)
-            self._requests.on_taken(end - start + MESSAGE_BYTES)
+            self._requests.on_taken(len(message) + MESSAGE_BYTES)
             return
         try:
             request = parsed(self._method, message)
