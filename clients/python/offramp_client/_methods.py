@@ -22,8 +22,11 @@ class Method:
     client_streaming: bool = False
     server_streaming: bool = False
 
-    def parse(self, payload: bytes) -> Message:
-        """Raises ProtocolError for bytes that are no such message."""
+    def parse(self, payload: bytes | None) -> Message:
+        """Raises ProtocolError for bytes that are no such message. None is what grpcio makes of a status of OK without
+        one."""
+        if payload is None:
+            raise ProtocolError(f"{self.path}: the answer's status is OK, and it has no message")
         try:
             return self.response_class.FromString(payload)
         except DecodeError as error:
