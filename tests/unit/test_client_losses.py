@@ -149,6 +149,42 @@ def test_a_process_without_threads_to_spare_connects_when_it_has_one_again(monke
         channel.close()
 
 
+class _Interrupting:
+    """A socket in whose first use Ctrl-C is pressed: what it was given is out, and who gave it does not learn so."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+        self._pressed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def send(self, said: memoryview) -> int:
+        sent = self._real.send(said)
+        if not self._pressed:
+            self._pressed = True
+            raise KeyboardInterrupt
+        return sent
+
+
+def test_nothing_is_said_twice_after_an_interruption() -> None:
+    """As in a notebook, which lives on."""
+    heard: list[int] = []
+
+    def interrupted(server: Conversation) -> None:
+        answering(well)(server)
+        heard.extend(frame.stream for frame in server.heard if frame.kind == frames.HEADERS)
+
+    with ScriptedServer(interrupted, answering(well)) as server, once("blocking native", server.target) as client:
+        assert client.server_metadata().name == "scripted"
+        [connection] = client._channel._exchange._connections.values()
+        connection.socket = _Interrupting(connection.socket)
+        with pytest.raises(KeyboardInterrupt):
+            client.server_metadata()
+        assert client.server_metadata(timeout=PATIENCE / 4).name == "scripted"
+    assert heard == [1, 3]
+
+
 # Streams whose requests break off
 
 

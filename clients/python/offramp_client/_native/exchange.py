@@ -248,6 +248,11 @@ class Exchange:
                 connection.flush()
             except Lost as lost:
                 self._lose(connection, str(lost))
+            except BaseException:
+                # Some of what was to be sent may be out, and nobody knows how much: nothing can follow it.
+                connection.socket.close()
+                self._lose(connection, "the thread that wrote to the connection was interrupted")
+                raise
 
     # Connections
 
