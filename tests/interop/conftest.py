@@ -19,11 +19,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "transport" in metafunc.fixturenames and not any(
-        "transport" in marker.args for marker in metafunc.definition.iter_markers("parametrize")
-    ):
+    chosen = [marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")]
+    if "transport" in metafunc.fixturenames and "transport" not in chosen:
         metafunc.parametrize("transport", TRANSPORTS)
-    if "client" in metafunc.fixturenames:
+    if "client" in metafunc.fixturenames and "client" not in chosen:
         needs = {what for marker in metafunc.definition.iter_markers("needs") for what in marker.args}
         if "echo" in metafunc.fixturenames:
             needs.add(ANY_CALL)

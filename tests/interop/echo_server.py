@@ -1,4 +1,4 @@
-"""A small server of its own process, on either transport, of every kind of call that gRPC has.
+"""A small server of its own process, on either transport or with two front ends, of every kind of call that gRPC has.
 
 Prints one line of JSON, {listener: target}, when it listens. SIGTERM drains it; it says then how many calls of
 `Echo.unary` were answered, and exits with 0. SIGUSR1 lets all calls go on that wait.
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import base64
 import json
+import logging
 import signal
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
@@ -27,11 +28,14 @@ from offramp_server.transport.interface import (
     Method,
     Service,
     TlsMaterial,
+    Transport,
 )
 from offramp_server.transport.native.transport import NativeTransport
+from offramp_server.transport.relay.transport import RelayTransport
 from open_inference import grpc_predict_v2_pb2 as pb
 
 SERVICE = "/interop.Echo/"
+FRONT_ENDS = "front-ends"
 # Trailers that a call asks for begin like this in its metadata.
 SEND_BACK = "back-"
 # What a call that drains may take. Seconds.
@@ -177,8 +181,12 @@ async def main(kind: str, folder: Path) -> None:
     echo, stop = Echo(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, echo.release_all)
-    build = {"native": NativeTransport, "grpcio": GrpcioTransport}[kind]
-    transports = {name: build([service(echo)], options) for name, options in listeners(folder).items()}
+    transports = {
+        name: built(kind, service(echo), options)
+        for name, options in listeners(folder).items()
+        # Each has processes of its own, which take their time to start.
+        if kind != FRONT_ENDS or name in ("plain", "tls")
+    }
     targets = {}
     for name, transport in transports.items():
         port = await transport.start()
@@ -190,13 +198,19 @@ async def main(kind: str, folder: Path) -> None:
     print(json.dumps({"answered": echo.answered}), flush=True)
 
 
+def built(kind: str, echo: Service, options: ListenOptions) -> Transport:
+    if kind == FRONT_ENDS:
+        return RelayTransport([echo], options, 2, (logging.WARNING, "text"))
+    return (NativeTransport if kind == "native" else GrpcioTransport)([echo], options)
+
+
 def transport_host(host: str) -> str:
     return host if host.startswith("unix:") or ":" not in host else f"[{host}]"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("transport", choices=["native", "grpcio"])
+    parser.add_argument("transport", choices=["native", "grpcio", FRONT_ENDS])
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     uvloop.run(main(options.transport, options.folder))
