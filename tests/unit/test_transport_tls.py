@@ -42,7 +42,7 @@ def test_a_key_of_another_certificate_is_named(folder: Path) -> None:
 @pytest.mark.parametrize("file", ["server.pem", "server.key"])
 def test_what_is_not_pem_is_named(folder: Path, file: str) -> None:
     (folder / file).write_text("nonsense")
-    with pytest.raises(ConfigurationError, match=r"server\.pem and .*server\.key cannot be used .* both PEM"):
+    with pytest.raises(ConfigurationError, match=r"server\.pem and .*server\.key cannot be used \(no PEM\).* both PEM"):
         read(folder)
 
 

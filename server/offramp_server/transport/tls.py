@@ -19,7 +19,7 @@ def read_tls(certificate: Path, key: Path, client_ca: Path | None) -> TlsMateria
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigurationError(f"tls.key: {key} is not the key of the certificate {certificate}") from error
         raise ConfigurationError(
-            f"tls: {certificate} and {key} cannot be used ({error.reason}); "
+            f"tls: {certificate} and {key} cannot be used ({error.reason or 'no PEM'}); "
             "expected a certificate chain and its private key, both PEM"
         ) from error
     if client_ca is not None:
