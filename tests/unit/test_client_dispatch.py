@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from hpack import Encoder
@@ -138,6 +139,19 @@ def test_a_call_that_is_given_up_makes_room_for_another_one() -> None:
     second.cancel()
     assert (code(first), code(second)) == (Code.CANCELLED, Code.CANCELLED)
     assert third.stream is not None
+
+
+def test_a_call_that_is_given_up_in_the_queue_holds_no_request_any_more() -> None:
+    wire = Wire()
+    wire.call()
+    wire.connect((frames.MAX_CONCURRENT_STREAMS, 1))
+    wire.call()
+    request = bytearray(1000)
+    call = Call(wire.dispatch, b"", cast("bytes", memoryview(request)), math.inf, False)
+    wire.dispatch.start(call)
+    call.cancel()
+    # Which cannot be while somebody has a view of it.
+    request.clear()
 
 
 def test_a_connection_is_done_when_the_calls_are_that_it_still_had() -> None:

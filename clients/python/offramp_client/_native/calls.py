@@ -274,6 +274,8 @@ class Call:
         self.failure = failure
         # Stream, engine and call know each other; without this only the garbage collector would free them.
         self._engine = self.stream = None
+        # It may still stand behind others that wait for their turn.
+        self._request = None
         if self._reader is not None:
             self._reader.drop()
             self._reader = None
