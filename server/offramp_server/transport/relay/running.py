@@ -151,6 +151,8 @@ class RunningFrontEnd:
     def _refuse(self, why: str) -> None:
         if not self._ready.done():
             self._ready.set_exception(ConfigurationError(why))
+            # Nobody waits for it if the start of all of them has been given up: asyncio would complain of that.
+            self._ready.exception()
 
 
 def _launch(common: Common) -> tuple[socket.socket, Started]:
