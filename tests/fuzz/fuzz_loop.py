@@ -149,6 +149,13 @@ class Socket(asyncio.Transport):
             if not self.buffer:
                 self._loop.call_soon(self._lose, None)
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """The client closes in its turn."""
+        self.close()
+
     def abort(self) -> None:
         self._end(None)
 

@@ -24,7 +24,7 @@ class Socket(asyncio.Transport):
         super().__init__({"peername": ("127.0.0.1", 5)})
         self.written = b""
         self.writes = 0
-        self.closed = self.aborted = self._paused = False
+        self.closed = self.aborted = self.ended = self._paused = False
         # Bytes that wait in it.
         self.buffered = 0
 
@@ -49,6 +49,12 @@ class Socket(asyncio.Transport):
 
     def abort(self) -> None:
         self.closed = self.aborted = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def pause_reading(self) -> None:
         self._paused = True

@@ -132,6 +132,11 @@ async def test_draining_answers_what_there_is_and_takes_nothing_new(client: Clie
     client.handlers.release.set()
     assert await client.status(1) is Code.OK
     await settle()
+    # The client is to close, and is not waited for without end.
+    assert client.socket.ended
+    later(client, 1)
+    assert not client.socket.closed
+    later(client, 6)
     assert client.socket.closed
 
 

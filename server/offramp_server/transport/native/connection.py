@@ -80,6 +80,8 @@ class Connection(asyncio.Protocol):
         self._receiving = False
         self._paused = False
         self._draining = False
+        # Nothing more is said; it is the client's turn to close.
+        self._leaving = False
         self._heard_at = self._since = self.loop.time()
         self._asked_at: float | None = None
         # Since when the socket has not taken anything of so many bytes that wait for it.
@@ -107,6 +109,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         began = time.perf_counter()
         self._heard_at, self._asked_at = self.loop.time(), None
+        if self._leaving:
+            return
         self._receiving = True
         try:
             self.engine.receive(data)
@@ -150,12 +154,12 @@ class Connection(asyncio.Protocol):
     def _finish_turn(self) -> None:
         self._flush()
         if self._draining:
-            self._close_if_drained()
+            self._leave_if_drained()
 
     def _flush(self) -> None:
         """Until there is nothing more, or the socket has enough."""
         transport, sender = self._transport, self.engine.sender
-        while transport is not None and not transport.is_closing():
+        while transport is not None and not (transport.is_closing() or self._leaving):
             out = sender.take_output()
             if not out:
                 break
@@ -229,7 +233,6 @@ class Connection(asyncio.Protocol):
         if opaque == _DRAIN and self._draining:
             # What was under way when the client learnt of it has arrived.
             self.engine.go_away(self.engine.last_stream, "the server is shutting down")
-            self._close_if_drained()
 
     # Time, and the end
 
@@ -239,17 +242,19 @@ class Connection(asyncio.Protocol):
         if not self.engine.greeted:
             if now - self._since > limits.greeting_timeout:
                 self._abort("no HTTP/2 preface and SETTINGS in time")
+        elif self._leaving and now - self._heard_at > limits.leaving_timeout:
+            self.close()
         elif self._is_stuck(now):
             self._abort("a client that reads nothing")
         elif self._asked_at is not None:
             if now - self._asked_at > limits.keepalive_timeout:
                 self._abort("no answer to PING")
-        elif now - self._heard_at > limits.keepalive_interval and not self._paused:
+        elif now - self._heard_at > limits.keepalive_interval and not (self._paused or self._leaving):
             self._asked_at = now
             self.engine.sender.write(frames.ping(_ALIVE, ack=False))
         self._reset_stuck_streams(now)
         if self._draining:
-            self._close_if_drained()
+            self._leave_if_drained()
 
     def _is_stuck(self, now: float) -> bool:
         """The socket has taken nothing for long."""
@@ -283,9 +288,18 @@ class Connection(asyncio.Protocol):
         self.engine.go_away(frames.LAST_STREAM, "the server is shutting down")
         self.engine.sender.write(frames.ping(_DRAIN, ack=False))
 
-    def _close_if_drained(self) -> None:
-        if self.engine.accepted_up_to < frames.LAST_STREAM and not self.running and not self.engine.streams:
-            self.close()
+    def _leave_if_drained(self) -> None:
+        """Have the client close, and read until then: what it has not received yet would be lost with a socket that is
+        closed while something of it lies there unread."""
+        told = self.engine.accepted_up_to < frames.LAST_STREAM
+        transport = self._transport
+        if self._leaving or not told or self.running or self.engine.streams:
+            return
+        if transport is not None and not transport.is_closing():
+            self._leaving, self._heard_at = True, self.loop.time()
+            # TLS has no end of one direction; its clients have read GOAWAY.
+            if transport.can_write_eof():
+                transport.write_eof()
 
     def shut_down(self) -> None:
         """Give up the calls that there are, and say so."""

@@ -25,6 +25,8 @@ class NativeLimits:
     keepalive_timeout: float = 20.0
     # A client that reads nothing is disconnected, and a call of which nothing moves that could is reset.
     stall_timeout: float = 60.0
+    # When everything has been said: a client that says nothing for so long is not waited for any more to close.
+    leaving_timeout: float = 5.0
 
 
 class Memory:
