@@ -134,6 +134,12 @@ def _of(datatype: str) -> ModelInferRequest:
     return message
 
 
+def _without_elements() -> ModelInferRequest:
+    message = ModelInferRequest.FromString(request())
+    message.ClearField("raw_input_contents")
+    return message
+
+
 def _placed() -> ModelInferRequest:
     message = ModelInferRequest.FromString(request(outputs=("y",)))
     message.outputs[0].parameters["classification"].int64_param = 1
@@ -142,8 +148,8 @@ def _placed() -> ModelInferRequest:
 
 @pytest.mark.parametrize(
     "message",
-    [_with_parameter(), _typed(), _of("BYTES"), _of("BOOL"), _placed()],
-    ids=["parameters", "typed", "strings", "booleans", "output's parameters"],
+    [_with_parameter(), _typed(), _without_elements(), _of("BYTES"), _of("BOOL"), _placed()],
+    ids=["parameters", "typed", "no elements", "strings", "booleans", "output's parameters"],
 )
 def test_what_depends_on_more_than_its_form_is_always_read(message: ModelInferRequest) -> None:
     data = message.SerializeToString()
@@ -211,7 +217,8 @@ def messages(draw: st.DrawFn) -> bytes:
     for _ in range(draw(st.integers(0, 2))):
         datatype = draw(st.sampled_from(["FP32", "INT8", "BYTES", "BOOL", "what"]))
         message.inputs.add(name=draw(_NAMES), datatype=datatype, shape=draw(st.lists(st.integers(-1, 3), max_size=2)))
-        message.raw_input_contents.append(draw(st.binary(max_size=4)))
+        if draw(st.booleans()):
+            message.raw_input_contents.append(draw(st.binary(max_size=4)))
     for _ in range(draw(st.integers(0, 1))):
         message.outputs.add(name=draw(_NAMES))
     if draw(st.booleans()):

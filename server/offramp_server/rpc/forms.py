@@ -138,7 +138,7 @@ class RequestReader:
         return request, plan
 
     def _keep(self, received: ReceivedRequest, request: InferRequest, plan: ReplyPlan) -> None:
-        if not _depends_on_bytes_alone(received.message):
+        if not _depends_on_bytes_alone(received):
             return
         layout = _layout(received, self._limits.max_name_length)
         if layout is None:
@@ -151,11 +151,13 @@ class RequestReader:
         self._forms[size] = (Form(layout, request, plan), *before[: _MOST_OF_ONE_SIZE - 1])
 
 
-def _depends_on_bytes_alone(message: ModelInferRequest) -> bool:
+def _depends_on_bytes_alone(received: ReceivedRequest) -> bool:
     """Whether one that differs in its id and elements alone would be read, and found right, as this one was."""
+    message = received.message
     if message.parameters or any(output.parameters for output in message.outputs):
         return False
-    return all(
+    # An input without elements may come without contents, and is read as one of typed contents.
+    return len(received.raw) == len(message.inputs) and all(
         tensor.datatype in _ANY_BYTES and not tensor.parameters and not tensor.HasField("contents")
         for tensor in message.inputs
     )
