@@ -145,6 +145,13 @@ def test_any_message_arrives_as_it_was(message: str) -> None:
     assert unquote(fields["grpc-message"]) == message.encode("utf-8", "replace").decode()
 
 
+@pytest.mark.parametrize("message", [" ", "  ", " no model", "no model: ", " a  b  "])
+def test_a_message_may_begin_and_end_with_blanks_and_its_field_does_not(message: str) -> None:
+    said = quoted(message)
+    assert said == said.strip()
+    assert unquoted(said) == message
+
+
 def test_a_message_that_is_no_text_arrives_in_part() -> None:
     assert dict(written(failure_trailers(CallFailed(Code.NOT_FOUND, "a\udc80b"))))["grpc-message"] == "a?b"
 

@@ -30,6 +30,8 @@ _USUAL = frozenset(
 )
 # Everything but what stands for itself in grpc-message.
 _UNQUOTED = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+# Which HTTP/2 allows at neither end of a value (RFC 9113, section 8.2.1): some clients end the connection for one.
+_OUTER_BLANK = re.compile(r"\A | \Z")
 
 
 def check_field(name: bytes, value: bytes) -> None:
@@ -70,7 +72,8 @@ def written_timeout(seconds: float) -> bytes:
 
 def quoted(message: str) -> bytes:
     """As grpc-message."""
-    return quote_from_bytes(message.encode(errors="replace"), _UNQUOTED).encode()
+    text = quote_from_bytes(message.encode(errors="replace"), _UNQUOTED)
+    return _OUTER_BLANK.sub("%20", text).encode()
 
 
 def unquoted(message: bytes) -> str:
