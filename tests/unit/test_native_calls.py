@@ -110,6 +110,14 @@ async def test_who_compresses_is_answered_compressed(client: Client) -> None:
     assert gzip.decompress(body[5:]) == message
 
 
+async def test_an_answer_is_never_said_to_be_in_an_encoding_that_its_caller_does_not_take(client: Client) -> None:
+    said = [("grpc-encoding", "gzip"), ("grpc-accept-encoding", "identity")]
+    for number, path, size in ((1, "/s/echo", 20_000), (3, "/s/each", 1)):
+        client.call(number, path, bytes(size), more=said)
+        fields, _ = await client.answer(number)
+        assert "grpc-encoding" not in fields
+
+
 async def test_a_stream_of_messages_each_answered(client: Client) -> None:
     client.call(1, "/s/each", b"a", ended=False)
     await settle()

@@ -189,7 +189,7 @@ class Call(HandledCall):
         else:
             parts = self._framed(message)
             self._finish()
-            engine.begin_answer(stream, answer_head(self._head.encoding))
+            engine.begin_answer(stream, answer_head(self._head.answer_encoding))
             for part in parts:
                 engine.send(stream, part)
             engine.end(stream, trailers)
@@ -202,7 +202,7 @@ class Call(HandledCall):
         parts = self._framed(message)
         if not self._begun:
             self._begun = True
-            engine.begin_answer(stream, answer_head(self._head.encoding))
+            engine.begin_answer(stream, answer_head(self._head.answer_encoding))
         for part in parts:
             engine.send(stream, part)
         if stream.queued_bytes > _SEND_AHEAD:

@@ -41,6 +41,11 @@ class Head:
     # Answers may be compressed as the request is.
     squeezes: bool = False
 
+    @property
+    def answer_encoding(self) -> str:
+        """What compressed messages of the answer are in."""
+        return self.encoding if self.squeezes else IDENTITY
+
     def metadata(self) -> Mapping[str, str | bytes]:
         """Raises CallFailed for a -bin key whose value is not base64."""
         return metadata_of(self.fields)
