@@ -122,6 +122,8 @@ def test_who_does_not_speak_grpc_is_told_so_in_http(fields: tuple[Field, ...], s
         (*REQUEST[:2], *REQUEST[3:]),
         (*REQUEST, (b":path", b"/c")),
         (REQUEST[0], *REQUEST),
+        ((b":status", b"200"), *REQUEST),
+        ((b":unknown", b"x"), *REQUEST),
         (*REQUEST, (b"Upper", b"x")),
         (*REQUEST, (b"", b"x")),
         (*REQUEST, (b"a b", b"x")),

@@ -121,6 +121,12 @@ def test_trailers_of_a_request_end_it(peer: Peer) -> None:
     assert peer.taken[1].ended
 
 
+def test_fields_after_the_end_of_a_request_end_its_stream(peer: Peer) -> None:
+    peer.say(peer.request(1, ended=True))
+    [reset] = peer.say(*frames.headers(1, peer.block(("checksum", "5")), end_stream=True))
+    assert (reset.kind, reset.error) == (frames.RST_STREAM, ErrorCode.STREAM_CLOSED)
+
+
 def test_the_same_fields_mean_the_same_only_while_the_table_does(peer: Peer) -> None:
     for number in (1, 3, 5, 7):
         peer.say(peer.request(number, ("k", "1"), ended=True))

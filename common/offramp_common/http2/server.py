@@ -94,7 +94,9 @@ class ServerEngine(Engine[H]):
         stream = self.streams.get(number)
         if stream is None:
             self._patience.spend("fields for streams that are over")
-        elif stream.peer_ended or not ended:
+        elif stream.peer_ended:
+            raise StreamFailed(ErrorCode.STREAM_CLOSED, "fields after the end of a stream")
+        elif not ended:
             raise StreamFailed(ErrorCode.PROTOCOL_ERROR, "fields in the middle of a stream")
         else:
             self._take(stream, b"", ended=True)

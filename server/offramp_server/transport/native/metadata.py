@@ -20,6 +20,8 @@ from offramp_common.http2.hpack import STATUS_200, Field, literal
 
 from offramp_server.transport.interface import CallFailed, Code
 
+# There is no other one (RFC 9113, section 8.3).
+_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 # Said by the protocol itself, and nothing that a handler is told.
 _RESERVED = frozenset({b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
 
@@ -61,8 +63,8 @@ def read_head(fields: Iterable[Field]) -> Head:
         if name == b"te" and value != b"trailers":
             raise StreamFailed(ErrorCode.PROTOCOL_ERROR, f"te: {value!r}")
         if name.startswith(b":"):
-            if plain or name in pseudo:
-                raise StreamFailed(ErrorCode.PROTOCOL_ERROR, f"{name!r} twice, or after other fields")
+            if plain or name in pseudo or name not in _PSEUDO:
+                raise StreamFailed(ErrorCode.PROTOCOL_ERROR, f"{name!r} is unknown, twice, or after other fields")
             pseudo[name] = value
             continue
         plain[name] = value
