@@ -299,6 +299,16 @@ def test_after_going_away_streams_above_are_not_looked_at(peer: Peer) -> None:
     assert peer.say(data(1, b"", ended=True)) == []
 
 
+def test_streams_that_were_given_up_stay_so_whatever_ends_the_connection(peer: Peer) -> None:
+    peer.say(peer.request(1))
+    peer.engine.go_away(1, "bye")
+    peer.say(peer.request(3, ended=True))
+    peer.engine.go_away(3, "bye")
+    with pytest.raises(ConnectionFailed):
+        peer.say(frames.header(frames.PUSH_PROMISE, 0, 1, 0))
+    assert [int.from_bytes(each.payload[:4]) for each in peer.sent if each.kind == frames.GOAWAY] == [1, 1]
+
+
 def test_ping_is_answered_and_answers_are_told(peer: Peer) -> None:
     [answer] = peer.say(frames.ping(b"12345678", ack=False), frames.ping(b"87654321", ack=True))
     assert (answer.kind, answer.flags, answer.payload) == (frames.PING, frames.ACK, b"12345678")

@@ -111,7 +111,11 @@ class Engine(ABC, Generic[H]):
             raise
 
     def fail(self, failure: ConnectionFailed) -> None:
-        self.sender.write(frames.goaway(self.last_stream, failure.code, failure.reason))
+        self.sender.write(frames.goaway(self._last_looked_at(), failure.code, failure.reason))
+
+    def _last_looked_at(self) -> int:
+        """Of the peer's streams; what is above it may be asked for again elsewhere."""
+        return self.last_stream
 
     def _receive(self, data: bytes) -> None:
         position = self._after_preface(data) if self._preface else 0

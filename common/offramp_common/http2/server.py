@@ -142,4 +142,7 @@ class ServerEngine(Engine[H]):
     def go_away(self, last_stream: int, reason: str) -> None:
         """Take no streams above `last_stream`. Those that there are go on."""
         self.accepted_up_to = min(self.accepted_up_to, last_stream)
-        self.sender.write(frames.goaway(last_stream, ErrorCode.NO_ERROR, reason))
+        self.sender.write(frames.goaway(self.accepted_up_to, ErrorCode.NO_ERROR, reason))
+
+    def _last_looked_at(self) -> int:
+        return min(self.last_stream, self.accepted_up_to)
