@@ -372,7 +372,7 @@ class _Run:
 
 def _kept(call: Call) -> int:
     """Bytes of requests that a call holds, counted where they lie."""
-    kept = len(call._message or b"")
+    kept = len(call._message or b"") + (0 if call._over else call._head.heavy_bytes)
     if call._reader is not None:
         kept += len(call._reader._buffer)
     if call._requests is not None:

@@ -210,6 +210,27 @@ async def test_unfinished_requests_share_a_bound_over_all_connections() -> None:
     assert client.hear() == []
 
 
+@pytest.mark.parametrize("path", ["/s/echo", "/s/each"])
+async def test_what_the_heads_of_open_calls_take_is_counted(path: str) -> None:
+    """A field of three bytes on the wire is an object of fifty, twice."""
+    client = Client(NativeLimits(max_buffered_bytes=40_000)).greet()
+    more = [("a", str(number)) for number in range(100)]
+    client.call(1, path, ended=False, more=more)
+    client.call(3, path, ended=False, more=more)
+    client.call(5, path, ended=False, more=[*more, ("b", "c")])
+    client.connection.data_received(data(5, b"\0\0\0\0\1x", ended=True))
+    assert await client.status(5) is Code.RESOURCE_EXHAUSTED
+    # Light ones are taken as before, and what is over gives back.
+    client.call(7, "/s/echo", b"x")
+    assert await client.status(7) is Code.OK
+    client.connection.data_received(frames.rst_stream(1, ErrorCode.CANCEL))
+    client.call(9, "/s/echo", b"x", more=more)
+    assert await client.status(9) is Code.OK
+    client.connection.data_received(frames.rst_stream(3, ErrorCode.CANCEL))
+    await settle()
+    assert client.shared.memory.take(40_000)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 async def test_a_message_that_waits_for_its_end_is_counted(packed: bool) -> None:
     client = Client(NativeLimits(max_buffered_bytes=150_000)).greet()

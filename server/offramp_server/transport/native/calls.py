@@ -88,6 +88,12 @@ class Call(HandledCall):
         """It waits for the rest of its only message."""
         return not self._started and not self._over
 
+    def begin(self) -> None:
+        """Raises CallFailed if there is no room for what its head takes."""
+        if self._head.heavy_bytes:
+            self._reserve()
+        super().begin()
+
     # What comes
 
     def on_data(self, data: Payload, ended: bool) -> None:
@@ -158,7 +164,7 @@ class Call(HandledCall):
 
     def _reserve(self) -> None:
         """What is kept here counts. Raises CallFailed if there is no room for it."""
-        held = self._elsewhere + len(self._message or b"")
+        held = self._head.heavy_bytes + self._elsewhere + len(self._message or b"")
         if self._reader is not None:
             held += self._reader.held_bytes
         if self._requests is not None:

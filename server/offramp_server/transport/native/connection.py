@@ -218,7 +218,11 @@ class Connection(asyncio.Protocol):
         if self.engine.sender.queued_bytes > limits.max_waiting_bytes:
             raise StreamFailed(ErrorCode.REFUSED_STREAM, "too many bytes of answers that the client takes none of")
         call = Call(self, stream, head, method)
-        call.begin()
+        try:
+            call.begin()
+        except CallFailed as failure:
+            call.drop()
+            return Refusal(self.loop, self.engine, stream, failure)
         return call
 
     def on_oversized(self, stream: Stream) -> None:

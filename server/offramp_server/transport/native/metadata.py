@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from offramp_common.grpc_framing.fields import (
@@ -24,6 +24,10 @@ from offramp_server.transport.interface import CallFailed, Code
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 # Said by the protocol itself, and nothing that a handler is told.
 _RESERVED = frozenset({b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"})
+# Of a tuple and its two objects, beside what these hold.
+_FIELD_BYTES = 130
+# A call takes as much besides.
+_LIGHT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Head:
     failure: CallFailed | None = None
     # Answers may be compressed as the request is.
     squeezes: bool = False
+    # What the fields take, of a head that is no light one.
+    heavy_bytes: int = 0
 
     @property
     def answer_encoding(self) -> str:
@@ -89,7 +95,14 @@ def _head(pseudo: Mapping[bytes, bytes], plain: Mapping[bytes, bytes], kept: tup
             raise CallFailed(Code.UNIMPLEMENTED, said, {"grpc-accept-encoding": ",".join(ENCODINGS)})
     except CallFailed as failure:
         return Head(path, None, IDENTITY, kept, failure=failure)
-    return Head(path, timeout, encoding, kept, squeezes=_takes(encoding, plain.get(b"grpc-accept-encoding")))
+    squeezes = _takes(encoding, plain.get(b"grpc-accept-encoding"))
+    return Head(path, timeout, encoding, kept, squeezes=squeezes, heavy_bytes=_heavy_bytes(kept))
+
+
+def _heavy_bytes(fields: Sequence[Field]) -> int:
+    """A field may be a byte on the wire, and many times that here."""
+    size = sum(_FIELD_BYTES + len(name) + len(value) for name, value in fields)
+    return size if size > _LIGHT_BYTES else 0
 
 
 def _takes(encoding: str, accepted: bytes | None) -> bool:
