@@ -21,8 +21,8 @@ from offramp_server.rpc.shared_memory import SharedMemory
 from offramp_server.rpc.wire import LARGE_MESSAGE, OddMessage, ReceivedRequest
 from offramp_server.validation import Limits
 
-# How many are kept, how many of them for messages of one size, and how many bytes one may keep.
-_MOST, _MOST_OF_ONE_SIZE, _MOST_BYTES = 256, 4, 4096
+# For messages of how many sizes there are forms, for one size, and how many bytes one may keep.
+_MOST_SIZES, _MOST_OF_ONE_SIZE, _MOST_BYTES = 256, 4, 4096
 # Where so many in a row were kept in vain, only one request of so many is looked at for another one.
 _VAIN, _ONE_OF = 16, 64
 _ID_FIELD = ModelInferRequest.ID_FIELD_NUMBER
@@ -146,7 +146,7 @@ class RequestReader:
         self._vain += 1
         size = len(received.data)
         before = self._forms.pop(size, ())
-        if len(self._forms) >= _MOST:
+        if len(self._forms) >= _MOST_SIZES:
             del self._forms[next(iter(self._forms))]
         self._forms[size] = (Form(layout, request, plan), *before[: _MOST_OF_ONE_SIZE - 1])
 
