@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,25 +157,35 @@ async def test_signals_to_all_processes_at_once_drain_the_server_under_load(repo
 
 async def test_a_front_end_that_stands_still_is_replaced_and_its_calls_fail() -> None:
     handlers = Handlers()
-    patience = Patience(silence=1)
+    patience = Patience(silence=2)
     transport = RelayTransport(
         [handlers.service()], ListenOptions("127.0.0.1", 0), 1, (logging.WARNING, "text"), patience=patience
     )
     target = f"127.0.0.1:{await transport.start()}"
-    [seat] = transport.seats
-    hung = seat.pid
-    assert hung is not None
-    async with grpc.aio.insecure_channel(target) as channel:
-        call = channel.unary_unary(WAIT)(b"x")
-        await eventually_here(lambda: handlers.running == 1)
-        os.kill(hung, signal.SIGSTOP)
-        assert await call.code() is grpc.StatusCode.UNAVAILABLE
-        await eventually_here(lambda: handlers.running == 0)
-        answer = channel.unary_unary(ECHO)(b"x", wait_for_ready=True, timeout=PATIENCE)
-        assert await answer == b"x"
-    assert transport.restarts["hung"] >= 1
-    assert not _runs(hung)
-    await transport.stop(1)
+    try:
+        [seat] = transport.seats
+        hung = seat.pid
+        assert hung is not None
+        async with grpc.aio.insecure_channel(target) as channel:
+            call = channel.unary_unary(WAIT)(b"x")
+            await eventually_here(lambda: handlers.running == 1)
+            os.kill(hung, signal.SIGSTOP)
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            await eventually_here(lambda: handlers.running == 0)
+            assert await _answered(channel) == b"x"
+        assert transport.restarts["hung"] >= 1
+        assert not _runs(hung)
+    finally:
+        await transport.stop(1)
+
+
+async def _answered(channel: grpc.aio.Channel) -> bytes:
+    """Where everything is slow, the next front end may be taken for one that hangs as well."""
+    for _ in range(5):
+        with suppress(grpc.aio.AioRpcError):
+            answer: bytes = await channel.unary_unary(ECHO)(b"x", wait_for_ready=True, timeout=PATIENCE)
+            return answer
+    raise AssertionError("no front end answers")
 
 
 async def test_front_ends_do_not_outlive_a_server_that_was_killed(repository: Path) -> None:
