@@ -215,9 +215,10 @@ async def test_what_the_heads_of_open_calls_take_is_counted(path: str) -> None:
     """A field of three bytes on the wire is an object of fifty, twice."""
     client = Client(NativeLimits(max_buffered_bytes=40_000)).greet()
     more = [("a", str(number)) for number in range(100)]
-    client.call(1, path, ended=False, more=more)
-    client.call(3, path, ended=False, more=more)
-    client.call(5, path, ended=False, more=[*more, ("b", "c")])
+    for number in (1, 3, 5):
+        # Nothing but its head.
+        block = client.head(path, [*more, ("own", str(number))])
+        client.connection.data_received(b"".join(frames.headers(number, block, end_stream=False)))
     client.connection.data_received(data(5, b"\0\0\0\0\1x", ended=True))
     assert await client.status(5) is Code.RESOURCE_EXHAUSTED
     # Light ones are taken as before, and what is over gives back.
